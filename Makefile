@@ -1,0 +1,64 @@
+# make run: install what is missing, then ingest data/inbox. `make help` lists the rest.
+#
+# A GPU build of llama.cpp: CMAKE_ARGS="-DGGML_CUDA=on" make run (at the first install).
+
+# The first python3 that is new enough.
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+CODE := pipeline tests benchmarks scripts data alembic
+
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench llama-server clean distclean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: $(VENV)/.installed ## ingest the documents in data/inbox
+	@$(PY) -m pipeline run-now
+
+test: $(VENV)/.installed-dev ## run the tests
+	$(PY) -m pytest
+
+check: $(VENV)/.installed-dev ## lint, formatting, types, layers
+	$(PY) -m ruff check $(CODE)
+	$(PY) -m ruff format --check $(CODE)
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.installed-dev ## measure a run against the engine's raw ceiling
+	$(PY) -m benchmarks
+
+llama-server: $(VENV)/.installed ## build llama-server from llama-cpp-python's own sources (some minutes, once)
+	$(PY) scripts/build_llama_server.py
+
+clean: ## remove caches and build outputs; documents, models and the database stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the virtual environment too
+	rm -rf $(VENV)
+
+$(PY):
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer was not found; name it: make PYTHON=/path/to/python3 run' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo '$(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=/path/to/python3 run' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# The stamps: what they stand for is installed, and pyproject.toml has not changed since.
+$(VENV)/.installed: pyproject.toml | $(PY)
+	@command -v "$${CXX:-c++}" >/dev/null || $(PY) -c 'import llama_cpp' 2>/dev/null || \
+		{ echo 'A C++ compiler is needed to build llama.cpp (Debian: apt install g++)' >&2; exit 1; }
+	@echo 'Installing into $(VENV). The first time this compiles llama.cpp, which takes some minutes.'
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo 'Installing what tests and checks need into $(VENV).'
+	@$(PIP) install --group dev
+	@touch $@

@@ -1,0 +1,244 @@
+"""Talks to an embedding server in OpenAI's form, ours or another: texts or token ids in, vectors out.
+
+Vectors travel as base64 float32. Every answer is checked: its count, its indices, its sizes,
+and that each number is finite.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+import numpy as np
+import stamina
+import structlog
+
+from pipeline.core.errors import BackendDied, BackendRefused, BackendTimeout, BadAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from pipeline.core.vectors import Matrix
+
+log = structlog.get_logger(__name__)
+
+ATTEMPTS = 4
+GZIP_ABOVE = 65_536
+UNPACKING_REFUSALS = frozenset({400, 415, 422})
+"""What servers answer that take a compressed body for a broken one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: to connect, between two reads, and for a whole call with its retries."""
+
+    connect: float = 10.0
+    read: float = 60.0
+    total: float = 120.0
+
+
+class EmbeddingClient:
+    """One pooled session with the server at `base_url` (without `/v1`).
+
+    gzip_above: bodies of more bytes are compressed; None for none. It pays on a network and not
+    on loopback, where packing costs more time than sending; a server that cannot read it is
+    noticed and spoken to plainly from then on.
+    backoff: seconds before the first retry; each further one waits twice as long.
+    may_retry: asked before each retry; False ends the call at once.
+    trust_env: whether proxies are taken from the environment.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        model: str = "",
+        timeouts: Timeouts = Timeouts(),
+        gzip_above: int | None = GZIP_ABOVE,
+        backoff: float = 1.0,
+        may_retry: Callable[[], bool] | None = None,
+        trust_env: bool = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._base_url = base_url
+        self._model = model
+        self._timeouts = timeouts
+        self._gzip_above = gzip_above
+        self._backoff = backoff
+        self._may_retry = may_retry or (lambda: True)
+        self._trust_env = trust_env
+        self._transport = transport
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._session: _Session | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the session. May be called twice."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.client.aclose()
+
+    async def embed(self, inputs: Sequence[Sequence[int]] | Sequence[str]) -> Matrix:
+        """Vectors float32 [n, d] of texts or of token ids, in their order, as the server gave them.
+
+        Raises BackendTimeout, BackendDied (no connection), BackendRefused, or BadAnswer.
+        """
+        if not inputs:
+            raise ValueError("there is nothing to embed")
+        body = json.dumps(
+            {
+                "input": [item if isinstance(item, str) else list(map(int, item)) for item in inputs],
+                "model": self._model,
+                "encoding_format": "base64",
+            }
+        ).encode()
+        try:
+            async with asyncio.timeout(self._timeouts.total):
+                response = await self._post_with_retries(body)
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise BackendTimeout(f"{self._base_url} gave no answer in time for {len(inputs)} inputs") from error
+        except httpx.TransportError as error:
+            raise BackendDied(f"{self._base_url} cannot be reached: {error or type(error).__name__}") from error
+        vectors = read_answer(response, len(inputs))
+        log.debug("A batch was embedded", inputs=len(inputs), seconds=round(response.elapsed.total_seconds(), 3))
+        return vectors
+
+    async def _post_with_retries(self, body: bytes) -> httpx.Response:
+        attempts = stamina.retry_context(
+            on=self._worth_a_retry,
+            attempts=ATTEMPTS,
+            timeout=None,
+            wait_initial=self._backoff,
+            wait_max=4 * self._backoff,
+            wait_jitter=0.0,
+        )
+        async for attempt in attempts:
+            with attempt:
+                return await self._post(body)
+        raise AssertionError("stamina raises the last error")
+
+    def _worth_a_retry(self, error: Exception) -> bool:
+        if not isinstance(error, httpx.TransportError) or not self._may_retry():
+            return False
+        log.warning("The embedding server did not answer and is asked again", url=self._base_url, error=repr(error))
+        return True
+
+    async def _post(self, body: bytes) -> httpx.Response:
+        if self._gzip_above is not None and len(body) > self._gzip_above:
+            packed = zlib.compress(body, level=1, wbits=31)
+            response = await self._send(packed, {"Content-Encoding": "gzip"})
+            if response.status_code not in UNPACKING_REFUSALS:
+                return response
+            plain = await self._send(body, {})
+            if plain.is_success:
+                log.info("The embedding server reads no gzip; bodies are sent plainly", url=self._base_url)
+                self._gzip_above = None
+            return plain
+        return await self._send(body, {})
+
+    async def _send(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        session = self._current_session()
+        session.users += 1
+        try:
+            return await session.client.post(
+                "/v1/embeddings", content=body, headers={"Content-Type": "application/json"} | headers
+            )
+        except httpx.TransportError:
+            if self._session is session:
+                self._session = None
+            raise
+        finally:
+            session.users -= 1
+            if session.users == 0 and session is not self._session:
+                await session.client.aclose()
+
+    def _current_session(self) -> _Session:
+        if self._session is None:
+            log.info("A session with the embedding server begins", url=self._base_url)
+            self._session = _Session(
+                httpx.AsyncClient(
+                    base_url=self._base_url,
+                    headers=self._headers,
+                    timeout=httpx.Timeout(self._timeouts.read, connect=self._timeouts.connect),
+                    limits=httpx.Limits(max_connections=100, max_keepalive_connections=30),
+                    trust_env=self._trust_env,
+                    transport=self._transport,
+                )
+            )
+        return self._session
+
+
+@dataclass
+class _Session:
+    """A pool of connections and the calls that use it; after an error the next call gets a new one."""
+
+    client: httpx.AsyncClient
+    users: int = 0
+
+
+def read_answer(response: httpx.Response, count: int) -> Matrix:
+    """The vectors float32 [count, d] of an answer, in the order of the inputs.
+
+    Raises BackendRefused for an error status, and BadAnswer unless there is exactly one vector
+    for each input, all of one size, and all finite.
+    """
+    if not response.is_success:
+        message, param = _error(response)
+        raise BackendRefused(response.status_code, message, param=param)
+    try:
+        data = response.json()["data"]
+        places = [entry["index"] for entry in data]
+        vectors = [_vector(entry["embedding"]) for entry in data]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadAnswer(f"the server's answer is not a list of embeddings: {error!r}") from error
+    if len(vectors) != count:
+        raise BadAnswer(f"{count} inputs were sent and {len(vectors)} vectors came back")
+    if any(type(place) is not int for place in places) or sorted(places) != list(range(count)):
+        raise BadAnswer(f"the answer's indices are not 0 to {count - 1}, each once")
+    sizes = {vector.size for vector in vectors}
+    if len(sizes) != 1 or 0 in sizes:
+        raise BadAnswer(f"the vectors of one answer have different sizes: {sorted(sizes)}")
+    matrix: Matrix = np.empty((count, sizes.pop()), dtype=np.float32)
+    for place, vector in zip(places, vectors, strict=True):
+        matrix[place] = vector
+    broken = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    if broken.size:
+        raise BadAnswer(f"the vector of input {broken[0]} is not finite")
+    return matrix
+
+
+def _vector(embedding: object) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    if isinstance(embedding, str):
+        try:
+            return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4")
+        except binascii.Error as error:
+            raise ValueError(f"not base64: {error}") from error
+    vector = np.asarray(embedding, dtype=np.float32)
+    if vector.ndim != 1:
+        raise ValueError(f"a vector has the shape {vector.shape}")
+    return vector
+
+
+def _error(response: httpx.Response) -> tuple[str, str | None]:
+    """What an error answer says, and which parameter it is about."""
+    try:
+        body: Any = response.json()
+        error = body["error"]
+        return str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"HTTP {response.status_code}: {response.text[:200]}", None

@@ -1,0 +1,153 @@
+"""Vectors from a model server that somebody else starts and stops.
+
+What dies here is restarted by whoever watches over the server; `ensure_ready` waits for that, and
+gives up at once where the server was stopped on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+from pipeline.backends.client import EmbeddingClient, Timeouts
+from pipeline.core.errors import BackendDied, BackendStartFailed, BadAnswer
+from pipeline.core.vectors import normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping, Sequence
+
+    from pipeline.core.vectors import Matrix
+
+T = TypeVar("T")
+
+CANARY = "The night shift begins when the last lamp in the office goes out."
+RESTART_SECONDS = 300.0
+"""How long a server that died may take until it serves again: its load, and the pauses between attempts."""
+
+
+class VectorServer(Protocol):
+    """The server's side: see `pipeline.backends.server.ModelServer`."""
+
+    model_name: str
+    base_url: str | None
+    api_key: str | None
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """What it said about itself; `dimension`, where it did."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether it serves."""
+        ...
+
+    @property
+    def exit_story(self) -> str:
+        """How its process stands or ended."""
+        ...
+
+    @property
+    def recovers(self) -> bool:
+        """Whether it may come to serve without being asked by us: it starts, or it failed and is watched over."""
+        ...
+
+    async def while_alive(self, call: Coroutine[Any, Any, T]) -> T:
+        """What `call` gives, or BackendDied as soon as the process is gone."""
+        ...
+
+    async def moved(self) -> None:
+        """Wait until its state changes."""
+        ...
+
+    async def kill(self) -> None:
+        """End it as if it had died."""
+        ...
+
+
+class ServerEmbedder:
+    """Texts or token ids in, vectors out; satisfies `pipeline.ingest.embedding.Embedder`.
+
+    restart_seconds: how long `ensure_ready` waits for a server that died to be brought back.
+    gzip_above: bodies of more bytes are compressed; None for none, as on loopback it costs more than it saves.
+    """
+
+    def __init__(
+        self,
+        server: VectorServer,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008  frozen
+        *,
+        restart_seconds: float = RESTART_SECONDS,
+        gzip_above: int | None = None,
+    ) -> None:
+        self._server = server
+        self._gzip_above = gzip_above
+        self._timeouts = timeouts
+        self._restart_seconds = restart_seconds
+        self._client: EmbeddingClient | None = None
+        self._connected_to: tuple[str | None, str | None] = (None, None)
+
+    async def embed(self, inputs: Sequence[Sequence[int]] | Sequence[str]) -> Matrix:
+        """Unit vectors float32 [n, dimension] of texts or token ids, in their order.
+
+        Raises BackendDied at once when the server dies, BackendTimeout, BackendRefused (an input
+        that is too long, or has no finite vector), or BadAnswer.
+        """
+        client = await self._connected()
+        vectors = normalise(await self._server.while_alive(client.embed(inputs)))
+        dimension = self._server.told.get("dimension")
+        if dimension is not None and vectors.shape[1] != dimension:
+            raise BadAnswer(f"vectors have {vectors.shape[1]} numbers, not {dimension}")
+        return vectors
+
+    async def check(self) -> None:
+        """Embed a known good text. Raises a BackendError where that fails."""
+        vector = (await self.embed([CANARY]))[0]
+        if not np.isclose(float(np.linalg.norm(vector)), 1.0, atol=1e-3):
+            raise BadAnswer("the reference vector has the wrong length")
+
+    async def ensure_ready(self) -> None:
+        """Wait until the server serves. Raises BackendStartFailed where it was stopped, or does not come back."""
+        try:
+            async with asyncio.timeout(self._restart_seconds):
+                while not self._server.alive:
+                    if not self._server.recovers:
+                        raise BackendStartFailed("the embedding server was stopped")
+                    await self._server.moved()
+        except TimeoutError as error:
+            raise BackendStartFailed(
+                f"the embedding server did not come back in {self._restart_seconds:g} s"
+            ) from error
+
+    async def restart(self) -> None:
+        """Have a server that lives but does not answer ended, and wait for the next. Raises as `ensure_ready`."""
+        if self._server.alive:
+            await self._server.kill()
+        await self.ensure_ready()
+
+    async def disconnect(self) -> None:
+        """Close the connections. A later call opens new ones."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _connected(self) -> EmbeddingClient:
+        server = self._server
+        if not server.alive or server.base_url is None:
+            raise BackendDied(server.exit_story)
+        address = (server.base_url, server.api_key)
+        if self._client is None or self._connected_to != address:
+            await self.disconnect()
+            self._connected_to = address
+            self._client = EmbeddingClient(
+                server.base_url,
+                api_key=server.api_key,
+                model=server.model_name,
+                timeouts=self._timeouts,
+                gzip_above=self._gzip_above,
+                may_retry=lambda: server.alive,
+                trust_env=False,
+            )
+        return self._client

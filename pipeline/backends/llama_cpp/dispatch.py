@@ -1,0 +1,202 @@
+"""Packs the inputs of all requests together and feeds the engine's contexts, a thread each.
+
+Requests come from the event loop and are answered there. Knows no HTTP. The oldest request
+fills a batch first; later ones fill what room it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.backends.llama_cpp.engine import EngineError, Tokens
+from pipeline.core.batching import plan_share, take_fitting
+from pipeline.core.errors import NightshiftError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.core.vectors import Matrix
+
+
+class Computing(Protocol):
+    """What computes one batch at a time: an engine's context."""
+
+    def embed(self, sequences: Sequence[Tokens]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+        """Unit vectors float32 [n, d], and which of them are finite, bool [n]. See `Context.embed`."""
+        ...
+
+
+class QueueFull(NightshiftError):
+    """More tokens are waiting than the server holds; the request was not taken."""
+
+
+class InputFailed(NightshiftError):
+    """Input `index` of a request has no usable vector; the other requests are not affected."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        self.index = index
+        self.reason = reason
+        super().__init__(f"input {index}: {reason}")
+
+
+@dataclass(eq=False)
+class _Request:
+    sequences: Sequence[Tokens]
+    vectors: Matrix
+    answer: asyncio.Future[Matrix]
+    loop: asyncio.AbstractEventLoop
+    waiting: list[tuple[int, int]]
+    unanswered: int
+    failure: InputFailed | None = None
+    dropped: bool = False
+
+
+@dataclass
+class _Batch:
+    """(request, index of its input) for every sequence of one native batch."""
+
+    members: list[tuple[_Request, int]] = field(default_factory=list)
+    tokens: int = 0
+
+
+class Dispatcher:
+    """A bounded queue of requests in front of the contexts of one engine.
+
+    `start` before use and `close` after; `embed` in between, from any task of one event loop.
+    """
+
+    def __init__(
+        self, contexts: Sequence[Computing], *, dimension: int, budget: int, n_seq_max: int, max_waiting: int
+    ) -> None:
+        self._contexts = contexts
+        self._dimension = dimension
+        self._budget = budget
+        self._n_seq_max = n_seq_max
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()
+        self._requests: deque[_Request] = deque()
+        self._waiting_tokens = 0
+        self._closing = False
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start one thread for each context."""
+        for number, context in enumerate(self._contexts):
+            thread = threading.Thread(target=self._work, args=(context,), name=f"context-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def close(self, deadline: float) -> bool:
+        """Take no more work and wait up to `deadline` seconds for each thread; whether all of them ended."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(deadline)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    async def embed(self, sequences: Sequence[Tokens]) -> Matrix:
+        """Unit vectors float32 [n, d] of `sequences`, in their order.
+
+        Raises QueueFull, or InputFailed for the first input without a usable vector. Cancelling
+        the call drops what of it has not been computed yet.
+        """
+        loop = asyncio.get_running_loop()
+        lengths = [len(tokens) for tokens in sequences]
+        request = _Request(
+            sequences=sequences,
+            vectors=np.empty((len(sequences), self._dimension), dtype=np.float32),
+            answer=loop.create_future(),
+            loop=loop,
+            waiting=sorted((length, -index) for index, length in enumerate(lengths)),
+            unanswered=len(sequences),
+        )
+        self._admit(request, sum(lengths))
+        try:
+            return await request.answer
+        finally:
+            self._drop(request)
+
+    def _admit(self, request: _Request, tokens: int) -> None:
+        with self._changed:
+            if self._closing or (self._waiting_tokens and self._waiting_tokens + tokens > self._max_waiting):
+                raise QueueFull(f"{self._waiting_tokens} tokens are waiting already; try again later")
+            self._requests.append(request)
+            self._waiting_tokens += tokens
+            self._changed.notify(len(self._contexts))
+
+    def _drop(self, request: _Request) -> None:
+        with self._changed:
+            request.dropped = True
+            self._waiting_tokens -= sum(length for length, _ in request.waiting)
+            request.waiting.clear()
+
+    def _work(self, context: Computing) -> None:
+        while (batch := self._next_batch()) is not None:
+            self._compute(context, batch)
+
+    def _next_batch(self) -> _Batch | None:
+        with self._changed:
+            while True:
+                batch = self._pack()
+                if batch.members:
+                    return batch
+                if self._closing:
+                    return None
+                self._changed.wait()
+
+    def _pack(self) -> _Batch:
+        batch = _Batch()
+        room = plan_share(self._waiting_tokens, len(self._contexts), self._budget)
+        for request in self._requests:
+            slots = self._n_seq_max - len(batch.members)
+            taken = take_fitting(request.waiting, room - batch.tokens, slots, force_first=not batch.members)
+            batch.members += [(request, -key) for _, key in taken]
+            batch.tokens += sum(length for length, _ in taken)
+            if batch.tokens >= room or len(batch.members) == self._n_seq_max:
+                break
+        while self._requests and not self._requests[0].waiting:
+            self._requests.popleft()
+        self._waiting_tokens -= batch.tokens
+        return batch
+
+    def _compute(self, context: Computing, batch: _Batch) -> None:
+        try:
+            vectors, finite = context.embed([request.sequences[index] for request, index in batch.members])
+        except Exception as error:  # noqa: BLE001  whatever one batch does, the thread and its other work live on
+            if len(batch.members) > 1:
+                for member in batch.members:
+                    self._compute(context, _Batch([member]))
+            else:
+                problem = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+                self._settle(*batch.members[0], None, problem)
+            return
+        for (request, index), vector, usable in zip(batch.members, vectors, finite.tolist(), strict=True):
+            self._settle(request, index, vector if usable else None, "its vector is not finite")
+
+    def _settle(self, request: _Request, index: int, vector: npt.NDArray[np.float32] | None, problem: str) -> None:
+        with self._changed:
+            if vector is not None:
+                request.vectors[index] = vector
+            elif request.failure is None or index < request.failure.index:
+                request.failure = InputFailed(index, problem)
+            request.unanswered -= 1
+            finished = request.unanswered == 0 and not request.dropped
+        if finished:
+            request.loop.call_soon_threadsafe(_answer, request)
+
+
+def _answer(request: _Request) -> None:
+    if request.answer.done():
+        return
+    if request.failure is not None:
+        request.answer.set_exception(request.failure)
+    else:
+        request.answer.set_result(request.vectors)

@@ -1,0 +1,171 @@
+"""What `/v1/embeddings` takes and gives, in OpenAI's form, as pure functions.
+
+Source: the API reference of OpenAI's "Create embeddings" and its error object.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pipeline.core.errors import NightshiftError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.backends.llama_cpp.engine import Tokens
+    from pipeline.core.vectors import Matrix
+
+MAX_INPUTS = 2048
+"""As OpenAI's own service."""
+
+EncodingFormat = Literal["float", "base64"]
+
+
+class ApiError(NightshiftError):
+    """A request that is answered with an error object. `status` is the HTTP status."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        self.status = status
+        self.param = param
+        self.code = code
+        super().__init__(message)
+
+    def body(self) -> dict[str, Any]:
+        """The error object."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the loaded model allows. `matryoshka`: its vectors may be cut short and normalised again."""
+
+    dimension: int
+    max_tokens: int
+    vocabulary: int
+    matryoshka: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A request that has been checked. `dimensions` is that of the answer's vectors."""
+
+    sequences: Sequence[Tokens]
+    encoding_format: EncodingFormat
+    dimensions: int
+
+    @property
+    def tokens(self) -> int:
+        """Of all inputs together."""
+        return sum(len(tokens) for tokens in self.sequences)
+
+
+def inflate(body: bytes, limit: int) -> bytes:
+    """`body` without its gzip wrapping. Raises ApiError: not gzip (400), or larger than `limit` bytes (413)."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        text = unpacker.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ApiError(400, f"the body is not gzip: {error}") from error
+    if len(text) > limit:
+        raise ApiError(413, f"the body unpacks to more than {limit} bytes", code="request_too_large")
+    if not unpacker.eof or unpacker.unused_data:
+        raise ApiError(400, "the body is not one whole gzip member")
+    return text
+
+
+def parse_request(payload: object, limits: Limits, tokenize: Callable[[str], Tokens]) -> EmbeddingRequest:
+    """Check a decoded JSON body and bring its inputs into tokens. Raises ApiError (400)."""
+    if not isinstance(payload, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    encoding = payload.get("encoding_format", "float")
+    if encoding not in ("float", "base64"):
+        raise ApiError(400, "encoding_format must be float or base64", param="encoding_format")
+    dimensions = _dimensions(payload.get("dimensions"), limits)
+    if not isinstance(payload.get("model", ""), str):
+        raise ApiError(400, "model must be a string", param="model")
+    inputs, single = _inputs(payload.get("input"))
+    sequences = []
+    for index, item in enumerate(inputs):
+        where = "input" if single else f"input[{index}]"
+        sequences.append(_sequence(item, where, limits, tokenize))
+    return EmbeddingRequest(sequences, encoding, dimensions)
+
+
+def _dimensions(asked: object, limits: Limits) -> int:
+    if asked is None:
+        return limits.dimension
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
+        raise ApiError(400, "dimensions must be a positive integer", param="dimensions")
+    if asked > limits.dimension or (asked != limits.dimension and not limits.matryoshka):
+        why = "" if limits.matryoshka else ", and this model is not known to allow shorter ones"
+        raise ApiError(
+            400, f"dimensions is {asked}, but the model's vectors have {limits.dimension}{why}", param="dimensions"
+        )
+    return asked
+
+
+def _inputs(given: object) -> tuple[Sequence[object], bool]:
+    """The inputs, and whether there is only one that stands for itself."""
+    if isinstance(given, str):
+        return [given], True
+    if not isinstance(given, list):
+        raise ApiError(400, "input must be a string, a list of strings, or lists of token ids", param="input")
+    if not given:
+        raise ApiError(400, "input is an empty list", param="input")
+    if isinstance(given[0], int):
+        return [given], True
+    if len(given) > MAX_INPUTS:
+        raise ApiError(400, f"input holds {len(given)} items; at most {MAX_INPUTS} are allowed", param="input")
+    if not isinstance(given[0], (str, list)) or any(type(item) is not type(given[0]) for item in given):
+        raise ApiError(400, "input must hold strings only, or lists of token ids only", param="input")
+    return given, False
+
+
+def _sequence(item: object, where: str, limits: Limits, tokenize: Callable[[str], Tokens]) -> Tokens:
+    if not item:
+        raise ApiError(400, f"{where} is empty", param=where)
+    if isinstance(item, str):
+        tokens = tokenize(item)
+        if len(tokens) == 0:
+            raise ApiError(400, f"{where} has no tokens", param=where)
+    elif isinstance(item, list) and all(type(token) is int for token in item):
+        if min(item) < 0 or max(item) >= limits.vocabulary:
+            raise ApiError(400, f"{where} holds a token id outside 0 to {limits.vocabulary - 1}", param=where)
+        tokens = np.array(item, dtype=np.int32)
+    else:
+        raise ApiError(400, f"{where} must hold token ids, which are integers", param=where)
+    if len(tokens) > limits.max_tokens:
+        raise ApiError(
+            400,
+            f"{where} has {len(tokens)} tokens, {len(tokens) - limits.max_tokens} more than"
+            f" the {limits.max_tokens} that the model takes",
+            param=where,
+            code="context_length_exceeded",
+        )
+    return tokens
+
+
+def encode_answer(vectors: Matrix, tokens: int, model: str, encoding_format: EncodingFormat) -> dict[str, Any]:
+    """The answer's JSON object for `vectors` float32 [n, d]."""
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": vector.tolist()
+            if encoding_format == "float"
+            else base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii"),
+        }
+        for index, vector in enumerate(vectors)
+    ]
+    return {
+        "object": "list",
+        "data": data,
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }

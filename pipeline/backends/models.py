@@ -1,0 +1,188 @@
+"""From the name of a model to a file on disk and its fingerprint.
+
+A name is a GGUF path, a Hugging Face model directory, or `hf:OWNER/REPO[@REVISION]/FILE`,
+which is downloaded once and then found without a network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+import httpx
+
+from pipeline.backends.gguf import read_header
+from pipeline.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROBE_SECONDS = 10.0
+
+_HF_NAME = re.compile(
+    r"hf:(?P<owner>[\w.-]+)/(?P<repo>[\w.-]+?)(?:@(?P<revision>[\w./-]+?))?/(?P<file>[^@]+)", re.ASCII
+)
+_WEIGHTS_AND_TOKENIZER = (
+    "*.safetensors",
+    "*.bin",
+    "config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "tokenizer*",
+    "*.model",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model on disk. `fingerprint`: SHA-256 in hex of what decides its vectors. `name`: for people."""
+
+    path: Path
+    fingerprint: str
+    name: str
+    kind: Literal["gguf", "directory"] = "gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """The parts of an `hf:` name."""
+
+    owner: str
+    repo: str
+    revision: str | None
+    file: str
+
+    def folder(self, models_dir: Path) -> Path:
+        """Where its files lie under `models_dir`."""
+        revision = f"@{self.revision.replace('/', '--')}" if self.revision else ""
+        return models_dir / self.owner / f"{self.repo}{revision}"
+
+
+def resolve(
+    name: str, models_dir: Path, *, known: Mapping[tuple[str, int, int], str] | None = None, endpoint: str | None = None
+) -> ModelFile:
+    """The model that `name` means; an `hf:` name is downloaded into `models_dir` unless it is there.
+
+    `known` saves the reading of files that have not changed (see `fingerprint`). `endpoint` is
+    another hub's address. Raises ModelError with a message that says what to do.
+    """
+    if name.startswith("hf:"):
+        return _gguf(_downloaded(parse_hub_name(name), models_dir, endpoint), known)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _directory(path, known)
+    if not path.exists():
+        raise ModelError(f"there is no model at {path}; set NIGHTSHIFT_EMBEDDING_MODEL to a GGUF file that is there")
+    return _gguf(path, known)
+
+
+def parse_hub_name(name: str) -> HubName:
+    """The parts of `hf:OWNER/REPO[@REVISION]/FILE`. Raises ModelError for anything else."""
+    match = _HF_NAME.fullmatch(name)
+    if match is None:
+        raise ModelError(f"{name} is not of the form hf:OWNER/REPO/FILE or hf:OWNER/REPO@REVISION/FILE")
+    parts = HubName(match["owner"], match["repo"], match["revision"], match["file"])
+    steps = [parts.owner, parts.repo, *PurePosixPath(parts.file).parts, *(parts.revision or "").split("/")]
+    if ".." in steps or "." in steps or parts.file.startswith("/") or "\\" in parts.file or "\0" in parts.file:
+        raise ModelError(f"{name} leads out of its repository")
+    return parts
+
+
+def fingerprint(path: Path, known: Mapping[tuple[str, int, int], str] | None = None) -> str:
+    """SHA-256 in hex of the file at `path`, or of the names and digests of a model directory's files.
+
+    `known` holds digests of files by (absolute path, size, mtime_ns): one that is found there is
+    not read again. Raises ModelError where a file cannot be read.
+    """
+    if not path.is_dir():
+        return _file_digest(path, known)
+    files = sorted({file for pattern in _WEIGHTS_AND_TOKENIZER for file in path.glob(pattern) if file.is_file()})
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.relative_to(path).as_posix()}\0{_file_digest(file, known)}\n".encode())
+    return whole.hexdigest()
+
+
+def file_key(path: Path) -> tuple[str, int, int]:
+    """The key under which `known` holds the digest of the file at `path`."""
+    status = path.stat()
+    return (str(path.absolute()), status.st_size, status.st_mtime_ns)
+
+
+def _file_digest(path: Path, known: Mapping[tuple[str, int, int], str] | None) -> str:
+    try:
+        if known and (digest := known.get(file_key(path))):
+            return digest
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _gguf(path: Path, known: Mapping[tuple[str, int, int], str] | None) -> ModelFile:
+    header = read_header(path)
+    if header.parts > 1:
+        raise ModelError(
+            f"{path} is one of {header.parts} parts: join them with llama.cpp's `llama-gguf-split --merge` first"
+        )
+    return ModelFile(path, fingerprint(path, known), header.name or path.stem)
+
+
+def _directory(path: Path, known: Mapping[tuple[str, int, int], str] | None) -> ModelFile:
+    if not (path / "config.json").is_file():
+        inside = ", ".join(sorted(file.name for file in path.glob("*.gguf"))[:5])
+        hint = f"it holds {inside}: name one of them" if inside else "it has no config.json"
+        raise ModelError(f"{path} is a directory but no Hugging Face model; {hint}")
+    return ModelFile(path, fingerprint(path, known), path.absolute().name, "directory")
+
+
+def _downloaded(parts: HubName, models_dir: Path, endpoint: str | None) -> Path:
+    folder = parts.folder(models_dir)
+    target = folder / parts.file
+    if target.is_file():
+        return target
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    where = f"{parts.file} of {parts.owner}/{parts.repo}"
+    if constants.HF_HUB_OFFLINE or not _answers(endpoint or constants.ENDPOINT):
+        raise _unreachable(where, target)
+    try:
+        hf_hub_download(
+            f"{parts.owner}/{parts.repo}", parts.file, revision=parts.revision, local_dir=folder, endpoint=endpoint
+        )
+    except errors.GatedRepoError as error:
+        raise ModelError(
+            f"{where} is only for those who accepted its terms: accept them on the hub and set HF_TOKEN"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise ModelError(f"the hub knows no such repository or revision: {where}; check the name") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise _unreachable(where, target) from error
+    except errors.EntryNotFoundError as error:
+        raise ModelError(f"the repository has no such file: {where}; check the name") from error
+    except Exception as error:
+        raise _unreachable(where, target) from error
+    return target
+
+
+def _answers(endpoint: str) -> bool:
+    """Whether the hub can be reached at all. Its client would try for 20 seconds before it says no."""
+    try:
+        httpx.head(endpoint, timeout=PROBE_SECONDS)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def _unreachable(where: str, target: Path) -> ModelError:
+    return ModelError(
+        f"{where} is not on this machine and could not be downloaded: connect to the network once,"
+        f" or copy the file to {target} and set NIGHTSHIFT_EMBEDDING_MODEL to it"
+    )

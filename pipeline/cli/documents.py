@@ -1,0 +1,225 @@
+"""`documents`: list them, show one, send back what failed, forget what is gone."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from pipeline.cli.console import errors_explained, not_there_yet, open_store, out, print_json
+from pipeline.cli.view import printable, unescaped
+from pipeline.cli.words import counted, moment
+from pipeline.core.changes import Known, is_below
+from pipeline.core.documents import DocumentState
+from pipeline.core.errors import UsageError
+from pipeline.ingest.names import stored_name
+from pipeline.store import library, overview
+from pipeline.store.database import Database
+from pipeline.store.overview import FAILING, ChunkLine, DocumentLine, DocumentView
+from pipeline.store.retry import retry_documents
+from pipeline.store.scopes import Scope
+
+LEFT_SHOWN = 5
+_TRIED_AGAIN = (*FAILING, DocumentState.DISCOVERED)
+
+
+def list_command(states: Sequence[str] | None, database: str | None, limit: int | None, *, as_json: bool) -> None:
+    """Print the documents, one to a line."""
+    with errors_explained(as_json=as_json), open_store(database) as (loaded, store):
+        wanted, missing = _states(states), not_there_yet(loaded)
+        with store.snapshot() as session:
+            lines = overview.list_documents(session, wanted, limit=limit)
+    if as_json:
+        print_json([_line_as_json(line) for line in lines])
+        return
+    if not lines:
+        _print(missing or (f"No documents that are {' or '.join(wanted)}." if wanted else "No documents."))
+    width = max((len(str(line.id)) for line in lines), default=1)
+    for line in lines:
+        reason = f": {line.reason}" if line.reason else ""
+        older = "; its last good version is still searched" if line.older and line.state in FAILING else ""
+        count = f"{line.embedded:>5}/{line.chunks:<5}"
+        _print_line(f"{line.id:>{width}}  {line.state.value:<10} {count} {line.file}{reason}{older}")
+
+
+def show_command(name: str, database: str | None, *, as_json: bool) -> None:
+    """Print one document with its chunks."""
+    with errors_explained(as_json=as_json), open_store(database) as (_, store), store.snapshot() as session:
+        view = overview.show_document(session, _one(store, name).id)
+        assert view is not None, name
+    if as_json:
+        print_json(_view_as_json(view))
+        return
+    line = view.line
+    facts: list[tuple[str, object]] = [
+        ("file", line.file),
+        ("state", line.state.value + (f" at {view.stage}: {line.reason}" if line.reason else "")),
+        ("title", line.title),
+        ("pages", line.pages or None),
+        ("size", f"{view.size:,} bytes"),
+        ("sha256", view.sha256),
+        ("chunks", f"{line.embedded:,} of {line.chunks:,} embedded"),
+        ("read by", view.details.get("engine")),
+        ("no text on", ", ".join(f"page {n}" for n in view.details.get("pages_without_text", [])) or None),
+        ("attempts", view.attempts or None),
+        ("next try", view.retry_at and moment(view.retry_at)),
+        ("searched", _searched(view)),
+    ]
+    facts += sorted(view.details.get("metadata", {}).items())
+    for fact, value in facts:
+        if value:
+            _print_line(f"{fact:<12} {value}")
+    for chunk in view.chunks:
+        _print("")
+        _print_line(_chunk_title(chunk))
+        _print(chunk.text.strip(), indent="    ")
+
+
+def retry_command(
+    names: Sequence[str], states: Sequence[str] | None, database: str | None, *, everything: bool, as_json: bool
+) -> None:
+    """Send documents back into the queue. JSON: `retried`: how many; `left`: those with nothing to try again."""
+    with errors_explained(as_json=as_json), open_store(database) as (_, store):
+        if not (names or states or everything):
+            raise UsageError("say which: names, --state, or --all for all that are empty, encrypted or failed")
+        found = {line.id: line for line in (_one(store, name) for name in names)}
+        if states or everything:
+            with store.snapshot() as session:
+                found |= {line.id: line for line in overview.list_documents(session, _states(states) or FAILING)}
+        left = [line for line in found.values() if line.state not in _TRIED_AGAIN]
+        with store.begin() as session:
+            changed = retry_documents(session, [line.id for line in found.values() if line.state in _TRIED_AGAIN])
+    if as_json:
+        print_json({"retried": changed, "left": [_line_as_json(line) for line in left]})
+        return
+    _print_line(f"{counted(changed, 'document')} will be tried again by the next run.")
+    for line in left[:LEFT_SHOWN]:
+        what = (
+            "there is nothing to try again" if line.state is DocumentState.EMBEDDED else "the next run goes on with it"
+        )
+        _print_line(f"{line.id} ({line.file}) is {line.state.value}: {what}")
+    if len(left) > LEFT_SHOWN:
+        _print_line(f"and {len(left) - LEFT_SHOWN:,} more that are embedded or on their way")
+
+
+def forget_command(name: str, database: str | None, *, yes: bool, as_json: bool) -> None:
+    """Remove the documents at or below a path, or one by its number or the end of its path. JSON: `removed`."""
+    with errors_explained(as_json=as_json), open_store(database) as (_, store):
+        if not name.strip():
+            raise UsageError("an empty NAME: a folder, a file, or a document's number")
+        documents, where = _below(store, name) or _named(store, name)
+        if not yes and not _confirmed(f"Remove {counted(len(documents), 'document')} ({where}) from the index?"):
+            raise typer.Abort
+        with store.begin() as session:
+            removed = library.forget(session, documents)
+    if as_json:
+        print_json({"removed": removed})
+        return
+    gone = f"{counted(removed, 'document')} removed from the index."
+    _print_line(f"{gone} Files that are still there come back with the next run.")
+
+
+def _confirmed(question: str) -> bool:
+    # On standard error: standard output may be a program's.
+    sys.stderr.write(f"{printable(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _below(store: Database, name: str) -> tuple[list[Known], str] | None:
+    """The documents at or below a path, and the path; None where there are none."""
+    full = stored_name(os.path.realpath(name))
+    with store.snapshot() as session:
+        known = library.sources(session)
+        inside = [root for root in known if is_below(root, full)]
+        root = library.enclosing_source(known, full)
+        scopes = [Scope(known[source]) for source in inside]
+        if root is not None and root not in inside:
+            scopes.append(Scope(known[root], full.removeprefix(root).lstrip("/")))
+        documents = [document for scope in scopes for document in library.known_documents(session, scope)]
+    return (documents, full) if documents else None
+
+
+def _named(store: Database, name: str) -> tuple[list[Known], str]:
+    line = _one(store, name)
+    with store.snapshot() as session:
+        for source_id in library.sources(session).values():
+            documents = library.known_documents(session, Scope(source_id))
+            if found := [document for document in documents if document.id == line.id]:
+                return found, line.file
+    raise UsageError(f"{name}: no such document; `python -m pipeline documents` lists them")
+
+
+def _one(store: Database, name: str) -> DocumentLine:
+    with store.snapshot() as session:
+        found = next(
+            (
+                documents
+                for wanted in dict.fromkeys([name, unescaped(name)])
+                for written in (stored_name(os.path.realpath(wanted)), stored_name(wanted))
+                if "\0" not in wanted and (documents := overview.find_documents(session, written))
+            ),
+            [],
+        )
+    if not found:
+        raise UsageError(f"{name}: no such document; `python -m pipeline documents` lists them")
+    if len(found) > 1:
+        raise UsageError(f"{name}: more than one document: {', '.join(f'{d.id} ({d.file})' for d in found[:5])}")
+    return found[0]
+
+
+def _states(names: Sequence[str] | None) -> list[DocumentState] | None:
+    if not names:
+        return None
+    unknown = next((name for name in names if name.lower() not in {*DocumentState}), None)
+    if unknown is not None:
+        raise UsageError(f"no such state: {unknown}; there are {', '.join(DocumentState)}")
+    return [DocumentState(name.lower()) for name in names]
+
+
+def _print(text: str, indent: str = "") -> None:
+    console = out()
+    for line in text.splitlines() or [""]:
+        console.print(indent + printable(line, console.encoding), soft_wrap=True, markup=False)
+
+
+def _print_line(text: str) -> None:
+    """One line, whatever a name or a reason holds."""
+    console = out()
+    console.print(printable(text, console.encoding), soft_wrap=True, markup=False)
+
+
+def _chunk_title(chunk: ChunkLine) -> str:
+    parts = [f"chunk {chunk.ordinal}", counted(chunk.tokens, "token")]
+    if chunk.page_first is not None:
+        parts.append(pages(chunk.page_first, chunk.page_last))
+    if chunk.headings:
+        parts.append(" > ".join(chunk.headings))
+    parts.append("embedded" if chunk.embedded else f"failed: {chunk.error}" if chunk.error else "waiting")
+    return "-- " + ", ".join(parts)
+
+
+def _searched(view: DocumentView) -> str | None:
+    if not view.line.older:
+        return None
+    if view.line.state in FAILING:
+        return "its last good version"
+    return "an older version of it, until this one is done"
+
+
+def pages(first: int | None, last: int | None) -> str:
+    """A page span in words."""
+    return f"page {first}" if first == last else f"pages {first} to {last}"
+
+
+def _line_as_json(line: DocumentLine) -> dict[str, Any]:
+    return dataclasses.asdict(line)
+
+
+def _view_as_json(view: DocumentView) -> dict[str, Any]:
+    rest = {f.name: getattr(view, f.name) for f in dataclasses.fields(view) if f.name not in ("line", "chunks")}
+    return _line_as_json(view.line) | rest | {"chunk_list": [dataclasses.asdict(chunk) for chunk in view.chunks]}

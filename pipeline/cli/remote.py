@@ -1,0 +1,69 @@
+"""Talks to this host's daemon, where one runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from pipeline.core.errors import BackendRefused, BackendTimeout, UsageError
+from pipeline.runner.ownership import owner_of
+from pipeline.settings import Settings
+
+
+class DaemonClient:
+    """The daemon's API, for the commands. Errors are those of `core.errors`."""
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.url = url
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(30.0), trust_env=False)
+
+    def get(self, path: str) -> Any:
+        """The answer's JSON."""
+        return self._ask("GET", path, None, 30.0)
+
+    def post(self, path: str, body: Any = None, *, patience: float = 30.0) -> Any:
+        """The answer's JSON, waited for at most so many seconds."""
+        return self._ask("POST", path, body, patience)
+
+    def delete(self, path: str) -> Any:
+        """The answer's JSON."""
+        return self._ask("DELETE", path, None, 30.0)
+
+    def _ask(self, method: str, path: str, body: Any, patience: float) -> Any:
+        try:
+            answer = self._client.request(method, path, json=body, timeout=httpx.Timeout(30.0, read=patience))
+        except httpx.TimeoutException as error:
+            raise BackendTimeout(f"the daemon at {self.url} did not answer in {patience:g} s") from error
+        except httpx.TransportError as error:
+            raise BackendRefused(0, f"the daemon at {self.url} cannot be reached: {error}") from error
+        if answer.is_success:
+            return answer.json() if answer.content else None
+        try:
+            reason = answer.json()["detail"]
+        except (ValueError, KeyError, TypeError):
+            reason = answer.text[:200]
+        message = reason if isinstance(reason, str) else str(reason)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            message = "the daemon wants a key: set NIGHTSHIFT_API_KEY as it is set for the daemon"
+        if answer.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY, httpx.codes.NOT_FOUND):
+            raise UsageError(message)
+        raise BackendRefused(answer.status_code, message)
+
+
+def running_daemon(settings: Settings) -> DaemonClient | None:
+    """This host's daemon, if one runs."""
+    owner = owner_of(settings.data_dir)
+    if owner is None or owner.kind != "daemon" or owner.url is None:
+        return None
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    return DaemonClient(owner.url.replace("//0.0.0.0:", "//127.0.0.1:"), key)
+
+
+def need_daemon(settings: Settings) -> DaemonClient:
+    """This host's daemon. Raises UsageError where none runs."""
+    client = running_daemon(settings)
+    if client is None:
+        raise UsageError("no daemon runs on this host's data folder: start one with `python -m pipeline daemon`")
+    return client

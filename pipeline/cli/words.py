@@ -1,0 +1,45 @@
+"""The words that commands share: numbers with their noun, times, and how the program is called here."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+IN_MESSAGES = "python -m pipeline"
+"""How the messages of the layers below name the program."""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: `1 document`, `1,200 documents`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def moment(instant: dt.datetime) -> str:
+    """An instant for a person: local time, to the second, with its zone."""
+    return f"{instant.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def as_called(message: str) -> str:
+    """A message with the program named such that what it says to type can be typed."""
+    return message.replace(IN_MESSAGES, program())
+
+
+def program() -> str:
+    """What to type to call the program as it was called: a command on the PATH, or else a path to it."""
+    called = sys.argv[0]
+    if Path(called).name == "__main__.py" or not called:
+        return f"{_typed(sys.executable, 'python')} -m pipeline"
+    return _typed(called, "nightshift")
+
+
+def _typed(path: str, command: str) -> str:
+    full = os.path.abspath(path)  # noqa: PTH100 - resolving links would lead out of a virtual environment
+    on_path = shutil.which(command)
+    if on_path is not None and os.path.abspath(on_path) == full:  # noqa: PTH100
+        return command
+    here = Path.cwd()
+    return shlex.quote(os.path.relpath(full, here) if Path(full).is_relative_to(here) else full)

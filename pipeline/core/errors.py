@@ -1,0 +1,225 @@
+"""Every error that Nightshift raises on purpose.
+
+    NightshiftError
+    ├── SettingsError          a setting is unknown or wrong
+    ├── UsageError             the caller asked for something that makes no sense
+    ├── StoreError             the database
+    │   ├── SchemaError        its tables are not those of this version
+    │   ├── RunInProgress      another run is at work on it
+    │   └── TextQueueFull      enough texts wait in it to be embedded
+    ├── SourceError            a folder of documents
+    │   ├── SourceMissing      it is not there, or cannot be listed
+    │   └── SourceEmptied      it held documents and now holds none
+    ├── ExtractionError        one document gives no text; has a `state` and a `reason`
+    │   ├── Encrypted          needs a password
+    │   ├── NoText             opened, but holds no text (needs OCR)
+    │   ├── Broken             cannot be read, or is not what its name says
+    │   └── Unstable           may be readable later: locked, changing, an I/O error
+    ├── ModelError             the weights: not found, not a model, not downloaded
+    ├── BackendError           a model server
+    │   ├── BackendStartFailed it did not become ready
+    │   ├── BackendDied        its process ended
+    │   ├── BackendTimeout     no answer in time
+    │   ├── BackendRefused     it answered with an error; has a `status`
+    │   └── BadAnswer          its answer is not what was asked for
+    ├── AdmissionError         a request cannot have a slot now; has a `slot`
+    │   ├── NotServing         the mode does not serve it
+    │   ├── WaitedTooLong      a switch took longer than a request may wait
+    │   └── WaitingFull        enough requests wait already
+    └── SwitchError            a change of mode
+        ├── SwitchUnderWay     another one is at it, and this one was not begun
+        ├── SwitchFailed       it failed; the mode before was restored, or the host is idle
+        ├── SwitchDeferred     requests are in flight, and the job says not to cut them
+        └── ReleaseFailed      a stopped backend's memory did not come back: nothing is loaded over it
+
+Data is on the exception and the cause is chained. A message is one sentence for a
+person, and says what to do where something can be done. HTTP status and exit code
+are chosen in `web` and `cli`, not here.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+FinalState = Literal["empty", "encrypted", "failed"]
+
+
+class NightshiftError(Exception):
+    """The root of the tree: whatever is one of these is explained by its message."""
+
+
+class SettingsError(NightshiftError):
+    """A setting is unknown or wrong. `key` is its dotted name, `origin` where it was set."""
+
+    def __init__(self, key: str, problem: str, origin: str) -> None:
+        self.key = key
+        self.problem = problem
+        self.origin = origin
+        super().__init__(f"{key}: {problem} (set in {origin})")
+
+
+class UsageError(NightshiftError):
+    """What was asked for makes no sense; nothing was done."""
+
+
+class StoreError(NightshiftError):
+    """The database cannot be used."""
+
+
+class SchemaError(StoreError):
+    """The tables are not those of this version of Nightshift."""
+
+
+class RunInProgress(StoreError):
+    """Another run is at work on this database. `holder` says which, where and since when."""
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        super().__init__(f"another run is at work on this database: {holder}; wait for it or stop it first")
+
+
+class TextQueueFull(StoreError):
+    """Enough texts wait to be embedded. `limit` is how many may."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"{limit} texts wait to be embedded already")
+
+
+class HostBusy(NightshiftError):
+    """Another process owns this host's data folder. `holder` says which, and since when."""
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        super().__init__(f"this host is in use by a {holder}; stop it first")
+
+
+class SourceError(NightshiftError):
+    """A folder of documents cannot be trusted to be complete. `root` is its path."""
+
+    def __init__(self, root: str, message: str) -> None:
+        self.root = root
+        super().__init__(message)
+
+
+class SourceMissing(SourceError):
+    """The folder is not there or cannot be listed; nothing is deleted because of it."""
+
+
+class SourceEmptied(SourceError):
+    """The folder held documents and now holds none; nothing is deleted because of it."""
+
+
+class ExtractionError(NightshiftError):
+    """One document gives no text. `reason` is for a person; `state` is where it ends."""
+
+    state: ClassVar[FinalState] = "failed"
+    transient: ClassVar[bool] = False
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Encrypted(ExtractionError):
+    """The document needs a password."""
+
+    state = "encrypted"
+
+
+class NoText(ExtractionError):
+    """The document opened, but holds no text: pictures of pages need OCR."""
+
+    state = "empty"
+
+
+class Broken(ExtractionError):
+    """The document cannot be read, or is not what its name says. Trying again will not help."""
+
+
+class Unstable(ExtractionError):
+    """The document may be readable later: it is locked, changing, or an I/O error came between."""
+
+    transient = True
+
+
+class ModelError(NightshiftError):
+    """The weights were not found, are not a model, or could not be downloaded."""
+
+
+class BackendError(NightshiftError):
+    """A model server failed."""
+
+
+class BackendStartFailed(BackendError):
+    """The server did not become ready; the message holds the end of its log."""
+
+
+class BackendDied(BackendError):
+    """The server's process ended while it was needed."""
+
+
+class BackendTimeout(BackendError):
+    """No answer in time."""
+
+
+class BackendRefused(BackendError):
+    """The server answered with an error. `status` is the HTTP status, `param` what it is about (`input[3]`)."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
+        self.status = status
+        self.param = param
+        super().__init__(message)
+
+
+class BadAnswer(BackendError):
+    """The answer is not what was asked for: a wrong count, a wrong size, or a number that is not finite."""
+
+
+class AdmissionError(NightshiftError):
+    """A request cannot have a slot now. `slot` is which."""
+
+    def __init__(self, slot: str, message: str) -> None:
+        self.slot = slot
+        super().__init__(message)
+
+
+class NotServing(AdmissionError):
+    """The mode does not serve this slot."""
+
+    def __init__(self, slot: str) -> None:
+        super().__init__(slot, f"the host does not serve {slot} now")
+
+
+class WaitedTooLong(AdmissionError):
+    """A switch took longer than a request may wait."""
+
+    def __init__(self, slot: str, seconds: float) -> None:
+        super().__init__(slot, f"{slot} did not become ready within {seconds:g} s")
+
+
+class WaitingFull(AdmissionError):
+    """Enough requests wait for the slot already."""
+
+    def __init__(self, slot: str, limit: int) -> None:
+        super().__init__(slot, f"{limit} requests wait for {slot} already")
+
+
+class SwitchError(NightshiftError):
+    """A change of mode did not happen as asked."""
+
+
+class SwitchUnderWay(SwitchError):
+    """Another switch is under way, and this one was not begun."""
+
+
+class SwitchFailed(SwitchError):
+    """The switch failed. The mode before was restored, or the host is idle; the message says which and why."""
+
+
+class SwitchDeferred(SwitchError):
+    """Requests are in flight, and the policy is to let them end first."""
+
+
+class ReleaseFailed(SwitchError):
+    """A stopped backend's memory did not come back. Nothing is loaded over it."""

@@ -1,0 +1,102 @@
+"""Arithmetic on embeddings: unit vectors, means, exact search, bytes. Knows no model and no store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Matrix: TypeAlias = npt.NDArray[np.float32]
+Vector: TypeAlias = npt.NDArray[np.float32]
+
+BYTES_PER_NUMBER = 4
+
+
+def normalise(matrix: npt.ArrayLike) -> Matrix:
+    """Rows of `matrix` [n, d] divided by their Euclidean length, as float32; rows of zeros stay zero.
+
+    The lengths are summed in float64, so that large numbers do not overflow.
+    """
+    rows = np.asarray(matrix, dtype=np.float32)
+    if rows.ndim != 2:
+        raise ValueError(f"expected a matrix [n, d], not the shape {rows.shape}")
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    lengths[lengths == 0.0] = 1.0
+    unit: Matrix = (rows / lengths[:, None]).astype(np.float32)
+    return unit
+
+
+def weighted_mean(vectors: npt.ArrayLike, weights: npt.ArrayLike) -> Vector:
+    """The unit vector [d] in the direction of the mean of `vectors` [n, d] under `weights` [n].
+
+    Raises ValueError where there is no such direction: nothing to average, weights that are
+    negative or all zero, or vectors that cancel each other out.
+    """
+    rows = np.asarray(vectors, dtype=np.float64)
+    shares = np.asarray(weights, dtype=np.float64)
+    if rows.ndim != 2 or shares.shape != rows.shape[:1] or rows.shape[0] == 0:
+        raise ValueError(f"expected vectors [n, d] and weights [n], not {rows.shape} and {shares.shape}")
+    if not (np.isfinite(shares).all() and (shares >= 0.0).all() and shares.sum() > 0.0):
+        raise ValueError("weights must be finite, not negative, and not all zero")
+    mean = (shares / shares.sum()) @ rows
+    length = float(np.linalg.norm(mean))
+    if not np.isfinite(length) or length < 1e-12 * max(1.0, float(np.abs(rows).max())):
+        raise ValueError("the weighted mean of the vectors has no direction")
+    unit: Vector = (mean / length).astype(np.float32)
+    return unit
+
+
+class TopK:
+    """The best `k` of a stream of (id, score) blocks, in bounded memory.
+
+    The order is by score, best first, and among equals by id, smallest first, so that the result
+    does not depend on how the stream was cut into blocks.
+    """
+
+    def __init__(self, k: int) -> None:
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
+        self._k = k
+        self._ids = np.empty(0, dtype=np.int64)
+        self._scores = np.empty(0, dtype=np.float32)
+
+    def add(self, ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> None:
+        """Take a block in: `ids` int64 [n], `scores` float32 [n]. A score that is NaN is a ValueError."""
+        if ids.ndim != 1 or ids.shape != scores.shape:
+            raise ValueError(f"expected ids [n] and scores [n], not {ids.shape} and {scores.shape}")
+        if np.isnan(scores).any():
+            raise ValueError("a score is not a number")
+        if len(self._scores) == self._k:
+            hopeful = scores >= self._scores[-1]
+            ids, scores = ids[hopeful], scores[hopeful]
+        elif len(scores) > 4 * self._k:
+            hopeful = scores >= np.partition(scores, -self._k)[-self._k]
+            ids, scores = ids[hopeful], scores[hopeful]
+        all_ids = np.concatenate([self._ids, ids]).astype(np.int64)
+        all_scores = np.concatenate([self._scores, scores]).astype(np.float32)
+        best = np.lexsort((all_ids, -all_scores))[: self._k]
+        self._ids, self._scores = all_ids[best], all_scores[best]
+
+    def result(self) -> list[tuple[int, float]]:
+        """(id, score), best first; fewer than `k` where fewer were seen."""
+        return list(zip(self._ids.tolist(), self._scores.tolist(), strict=True))
+
+
+def to_blob(vector: npt.ArrayLike) -> bytes:
+    """A vector [d] as little-endian float32, 4 * d bytes."""
+    row = np.asarray(vector)
+    if row.ndim != 1:
+        raise ValueError(f"expected a vector [d], not the shape {row.shape}")
+    return row.astype("<f4").tobytes()
+
+
+def from_blobs(blobs: Sequence[bytes], dim: int) -> Matrix:
+    """The vectors [n, dim] that `to_blob` made. A blob of another size is a ValueError."""
+    for position, blob in enumerate(blobs):
+        if len(blob) != dim * BYTES_PER_NUMBER:
+            raise ValueError(f"vector {position} has {len(blob)} bytes, not {dim * BYTES_PER_NUMBER}")
+    return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(blobs), dim).astype(np.float32)

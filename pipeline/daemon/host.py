@@ -1,0 +1,396 @@
+"""What the HTTP edge may ask of the daemon: `Services`, filled. Each answer is put together here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline.backends.accelerator import Accelerator, Reading
+from pipeline.backends.server import BackendState
+from pipeline.core.errors import SwitchUnderWay, UsageError, WaitingFull
+from pipeline.core.modes import Mode, Slot, slots_of
+from pipeline.core.schedule import Hold, desired_mode, next_change, retry_after
+from pipeline.daemon.documents import StoredDocuments
+from pipeline.daemon.governor import Governor
+from pipeline.daemon.runs import Runs
+from pipeline.daemon.servers import SlotModel, SlotServer
+from pipeline.daemon.texts import Texts
+from pipeline.runner.question import embed_question
+from pipeline.runner.target import identity
+from pipeline.scheduler.jobs import LoadedJobs
+from pipeline.scheduler.overview import overview as jobs_overview
+from pipeline.settings import LoadedSettings
+from pipeline.store import models, overview, runs, switches
+from pipeline.store.database import Database
+from pipeline.store.models import StoredModel
+from pipeline.store.search import search
+from pipeline.switcher.admission import Admission
+from pipeline.switcher.switcher import Switcher
+from pipeline.web import shapes
+from pipeline.web.services import Services, Target
+from pipeline.web.uploads import UploadFolder
+
+SCHEDULE_AGE = 1.0
+"""Seconds for which what the schedule says is not worked out anew: requests may come by the thousand."""
+
+GIVEN_UP_RETRY = 300.0
+
+MOST_QUESTIONS = 8
+"""Questions that may wait, while the GPU is the language model's, for the one server that answers them in turn."""
+
+STATUS = {
+    BackendState.READY: "serving",
+    BackendState.DRAINING: "draining",
+    BackendState.STARTING: "loading",
+    BackendState.FAILED: "failed",
+}
+
+
+@dataclass(slots=True)
+class Host:
+    """The parts of the daemon that answer questions."""
+
+    loaded: LoadedSettings
+    store: Database
+    admission: Admission
+    switcher: Switcher
+    governor: Governor
+    runs: Runs
+    texts: Texts
+    slot_models: Mapping[Slot, SlotModel]
+    unconfigured: Mapping[Slot, str]
+    accelerator: Accelerator | None
+    jobs: Any
+    started_at: dt.datetime
+    gpu: Reading | None = None
+    _asked: dict[Slot, tuple[float, float | None]] = field(default_factory=dict)
+    _since: tuple[Mode, dt.datetime] | None = None
+    _questions: int = 0
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def services(self) -> Services:
+        """Everything, for the web."""
+        return Services(
+            version=pipeline.__version__,
+            started_at=self.started_at,
+            admission=self.admission,
+            target=self._target,
+            retry_after=self._retry_after,
+            models=self._models,
+            host=self.state,
+            broken=lambda: None,
+            config=self._config,
+            jobs=self._jobs,
+            progress=self.progress,
+            counts=self._counts,
+            switch=self._switch,
+            end_hold=self.governor.end_hold,
+            runs=self._runs,
+            start_run=self._start_run,
+            stop_run=self._stop_run,
+            switches=self._switches,
+            documents=StoredDocuments(self.store, UploadFolder(self.loaded.settings.inbox)),
+            search=self._search,
+            embed_text=self.texts.take,
+            text_state=self.texts.state,
+        )
+
+    def state(self) -> shapes.HostState:
+        """What the host is doing now, from memory."""
+        switcher, shift, now = self.switcher, self.governor.shift, self._now()
+        if self._since is None or self._since[0] is not switcher.mode:
+            self._since = (switcher.mode, now)
+        record = switcher.under_way
+        change = self._next_change(now)
+        hold = self.governor.hold
+        return shapes.HostState(
+            mode=switcher.mode,
+            since=self._since[1],
+            switching=None
+            if record is None
+            else shapes.Switching(
+                source=record.from_mode,
+                target=record.to_mode,
+                phase=record.phase,
+                reason=record.reason,
+                seconds=(now - record.started_at).total_seconds(),
+            ),
+            wanted=shift.mode if shift else switcher.mode,
+            wanted_because=f"{shift.reason} {shift.detail}".strip() if shift else "",
+            next_change=change,
+            next_mode=None if change is None else desired_mode(self._loaded().jobs, change, hold).mode,
+            hold=None if hold is None else shapes.HoldState(mode=hold.mode, until=hold.until),
+            slots=[self._slot(slot) for slot in Slot],
+            gpu=None
+            if self.gpu is None or self.accelerator is None
+            else shapes.GpuMemory(
+                used_bytes=self.gpu.used_bytes, total_bytes=self.gpu.total_bytes, name=self.accelerator.name
+            ),
+            problems=self._problems(),
+        )
+
+    def progress(self) -> shapes.RunProgress | None:
+        """How far the run at work has come."""
+        active = self.runs.active
+        if active is None:
+            return None
+        now, progress = time.monotonic(), active.progress
+        return shapes.RunProgress(
+            run_id=active.id,
+            phase=progress.phase,
+            stopping=active.stop.is_set(),
+            seconds=now - progress.started_monotonic,
+            documents_total=progress.documents_total,
+            documents_read=progress.documents_read,
+            documents_done=progress.documents_done,
+            documents_failed=progress.documents_failed,
+            chunks_total=progress.chunks_total,
+            chunks_done=progress.chunks_done,
+            chunks_per_second=progress.rate(now),
+            seconds_left=progress.seconds_left(now),
+            current=progress.current,
+            failures=[shapes.FailedDocument(path=f.path, state=f.state, reason=f.reason) for f in progress.failures],
+        )
+
+    def _slot(self, slot: Slot) -> shapes.SlotState:
+        model, server = self.slot_models.get(slot), self.switcher.servers.get(slot)
+        backend = server.model if isinstance(server, SlotServer) else None
+        failed = self.governor.failed.get(slot)
+        return shapes.SlotState(
+            slot=slot,
+            model=model.name if model else None,
+            kind=model.kind if model else None,
+            device=server.device if server else None,
+            state=("failed" if failed else backend.state.value if backend else "stopped"),
+            gate=self.admission.gate(slot).value,
+            pid=backend.pid if backend else None,
+            load_seconds=backend.load_seconds if backend else None,
+            why_failed=failed or (backend.why_failed if backend else None) or self.unconfigured.get(slot),
+            in_flight=self.admission.in_flight(slot),
+            waiting=self.admission.waiting(slot),
+        )
+
+    def _problems(self) -> list[str]:
+        found = [str(problem) for problem in self._loaded().problems]
+        found += [f"{slot.value}: {why}" for slot, why in self.governor.failed.items()]
+        wanted = self.governor.shift.mode if self.governor.shift else Mode.IDLE
+        found += [
+            f"the mode {wanted.value} has no {slot.value} model: {why}"
+            for slot, why in self.unconfigured.items()
+            if slot in slots_of(wanted)
+        ]
+        if self.governor.problem:
+            found.append(self.governor.problem)
+        return found
+
+    def _target(self, slot: Slot) -> Target | None:
+        server = self.switcher.servers.get(slot)
+        if not isinstance(server, SlotServer) or server.model.base_url is None:
+            return None
+        model = server.model
+        return Target(
+            model.base_url or "", model.model_name, model.api_key, rewrite_model=model.kind in ("vllm", "remote")
+        )
+
+    def _retry_after(self, slot: Slot) -> float | None:
+        if slot in self.governor.failed:
+            return GIVEN_UP_RETRY  # whatever the schedule says, a person has to look
+        now = time.monotonic()
+        asked = self._asked.get(slot)
+        if asked is None or now - asked[0] > SCHEDULE_AGE:
+            seconds = (
+                retry_after(
+                    self._loaded().jobs,
+                    self._now(),
+                    slot,
+                    self.governor.hold,
+                    self.governor.default,
+                    finished=self.governor.finished,
+                )
+                if slot in self.slot_models
+                else None
+            )
+            self._asked[slot] = asked = (now, seconds)
+        return asked[1]
+
+    def _models(self) -> list[shapes.ModelCard]:
+        cards = []
+        for slot, model in self.slot_models.items():
+            server = self.switcher.servers.get(slot)
+            backend = server.model.state if isinstance(server, SlotServer) else BackendState.STOPPED
+            status = "failed" if slot in self.governor.failed else STATUS.get(backend, "stopped")
+            cards.append(
+                shapes.ModelCard(
+                    id=model.name,
+                    slot=slot,
+                    status=status,  # type: ignore[arg-type]  # one of the names above
+                    created=int(self.started_at.timestamp()),
+                    meta={"kind": model.kind},
+                )
+            )
+        return cards
+
+    def _config(self) -> list[shapes.Setting]:
+        values, origins = self.loaded.settings.flatten(), self.loaded.origins
+        return [shapes.Setting(key=key, value=value, origin=origins[key]) for key, value in values.items()]
+
+    def _jobs(self) -> shapes.Jobs:
+        loaded, now = self._loaded(), self._now().astimezone()
+        desired = desired_mode(loaded.jobs, now, self.governor.hold, self.governor.default)
+        return shapes.Jobs.model_validate(jobs_overview(loaded, now, desired))
+
+    async def _counts(self) -> shapes.Counts:
+        documents = await self.store.read(overview.count_documents)
+        chunks = await self.store.read(overview.count_chunks)
+        model = await self.store.read(models.active_model)
+        last = await self._runs(1)
+        return shapes.Counts(
+            documents=documents,
+            chunks=chunks,
+            texts=await self.texts.count(),
+            model=shapes.EmbeddingModel(name=model.name, dimension=model.dimension) if model else None,
+            last_run=last[0] if last else None,
+        )
+
+    async def _switch(self, mode: Mode, reason: str, hold: float | None) -> shapes.SwitchDone:
+        if self.switcher.under_way is not None:
+            under_way = self.switcher.under_way
+            raise SwitchUnderWay(f"the host is being switched to {under_way.to_mode.value} now; try again")
+        now = self._now()
+        held = Hold(mode, now + dt.timedelta(seconds=hold)) if hold is not None else self._until_next_change(mode, now)
+        began = time.monotonic()
+        by_hand = reason == "operator"
+        await self.governor.switch_now(
+            held, "operator" if by_hand else "request", "by hand" if by_hand else "by request"
+        )
+        return shapes.SwitchDone(
+            mode=mode,
+            outcome="done",
+            seconds=time.monotonic() - began,
+            hold=shapes.HoldState(mode=held.mode, until=held.until),
+        )
+
+    def _is(self, mine: SlotModel, model: StoredModel) -> bool:
+        pooling = self.loaded.settings.embedding.pooling
+        return mine.file is not None and identity(mine.file, pooling) == model.fingerprint
+
+    def _until_next_change(self, mode: Mode, now: dt.datetime) -> Hold:
+        """Without a length a switch lasts until the schedule wants another mode than it does now."""
+        return Hold(mode, next_change(self._loaded().jobs, now, None, self.governor.default))
+
+    async def _runs(self, limit: int) -> list[shapes.LastRun]:
+        # A run that failed before it had a row is known to nobody but us.
+        unwritten = [
+            shapes.LastRun(
+                run_id=run_id,
+                outcome="failed",
+                started_at=failed.at,
+                finished_at=failed.at,
+                chunks_embedded=0,
+                error=failed.error,
+            )
+            for run_id, failed in self.runs.failed.items()
+        ]
+        written = [
+            shapes.LastRun(
+                run_id=run.id,
+                outcome=run.state,  # type: ignore[arg-type]  # the column holds one of the names
+                started_at=run.started_at,
+                finished_at=run.finished_at,
+                job=run.job,
+                sources=run.sources,
+                chunks_embedded=run.chunks_embedded,
+                error=run.error,
+            )
+            for run in await self.store.read(runs.latest_runs, limit)
+        ]
+        known = {run.run_id for run in written}
+        return [*written, *(run for run in unwritten if run.run_id not in known)][: max(limit, 1)]
+
+    async def _start_run(self, paths: Sequence[str] | None) -> str:
+        if Slot.EMBEDDING not in self.slot_models:
+            raise UsageError(f"there is no embedding model: {self.unconfigured.get(Slot.EMBEDDING, 'none is set')}")
+        named = None if paths is None else [Path(path) for path in paths]
+        for path in named or []:
+            if not path.is_absolute():
+                raise UsageError(f"{path}: an absolute path is wanted")
+            if not await asyncio.to_thread(path.exists):
+                raise UsageError(f"{path}: no such file or folder")
+        return self.runs.ask(named)
+
+    async def _stop_run(self) -> bool:
+        self.runs.refuse("stopped before it began")
+        return self.runs.stop(by_hand=True)
+
+    async def _switches(self, limit: int) -> list[shapes.SwitchRow]:
+        return [
+            shapes.SwitchRow(
+                id=row.id,
+                source=row.from_mode,
+                target=row.to_mode,
+                reason=row.reason,
+                outcome=row.outcome,
+                started_at=row.started_at,
+                finished_at=row.finished_at,
+                seconds=row.seconds,
+                phases=row.phases,
+                memory_before=row.memory_before,
+                memory_after=row.memory_after,
+                pids=[*row.pids_before, *row.pids_after],
+                error=row.error,
+            )
+            for row in await self.store.read(switches.latest_switches, limit)
+        ]
+
+    async def _search(self, text: str, k: int) -> shapes.SearchResults:
+        model = await self.store.read(models.active_model)
+        if model is None:
+            return shapes.SearchResults(query=text, model=None, results=[])
+        server = self.switcher.servers.get(Slot.EMBEDDING)
+        mine = self.slot_models.get(Slot.EMBEDDING)
+        if isinstance(server, SlotServer) and server.model.alive and mine and self._is(mine, model):
+            vector = (await server.model.embedder.embed([text]))[0]
+        else:
+            # The GPU is the language model's now: a small server on the processor answers this one question.
+            if self._questions >= MOST_QUESTIONS:
+                raise WaitingFull(Slot.EMBEDDING.value, MOST_QUESTIONS)
+            self._questions += 1
+            try:
+                async with self._asking:
+                    vector = await embed_question(self.loaded.settings, model, text, on_gpu=False)
+            finally:
+                self._questions -= 1
+        hits = await self.store.read(search, vector, model.id, k)
+        return shapes.SearchResults(
+            query=text,
+            model=model.name,
+            results=[
+                shapes.SearchHit(
+                    rank=rank,
+                    score=hit.score,
+                    file=hit.file,
+                    also=hit.also,
+                    title=hit.title,
+                    pages=None if hit.page_first is None else (hit.page_first, hit.page_last or hit.page_first),
+                    heading=" > ".join(hit.headings) or None,
+                    text=hit.text,
+                )
+                for rank, hit in enumerate(hits, start=1)
+            ],
+        )
+
+    def _next_change(self, now: dt.datetime) -> dt.datetime | None:
+        jobs, hold, default = self._loaded().jobs, self.governor.hold, self.governor.default
+        return next_change(jobs, now, hold, default, finished=self.governor.finished)
+
+    def _loaded(self) -> LoadedJobs:
+        return self.governor.read_jobs()
+
+    def _now(self) -> dt.datetime:
+        return self.governor.clock()

@@ -1,0 +1,143 @@
+"""Which server fills which slot on this host: from the settings to `ModelServer`s that the switcher can use."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline.backends.client import Timeouts
+from pipeline.backends.launch import BackendKind, Gpu, Options, Programs, choose_backend
+from pipeline.backends.models import ModelFile
+from pipeline.backends.orphans import ChildRegistry
+from pipeline.backends.remote import RemoteServer
+from pipeline.backends.served import Served
+from pipeline.backends.server import ModelServer
+from pipeline.core.modes import Device, Slot
+
+_CHECKOUT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotModel:
+    """A slot's model, and how it is served.
+
+    fingerprint: what its measured loads are known by. file: None for one that somebody else serves, at `url`.
+    """
+
+    slot: Slot
+    name: str
+    fingerprint: str
+    kind: BackendKind
+    options: Options
+    file: ModelFile | None = None
+    url: str = ""
+    api_key: str | None = field(default=None, repr=False)
+    gzip: bool = False
+
+
+class SlotServer:
+    """A server as the switcher sees it: `start` is over when its process runs, `ready` when it serves."""
+
+    def __init__(self, model: Served, on_ready: Callable[[Served], Awaitable[None]]) -> None:
+        self.model = model
+        self._on_ready = on_ready
+
+    @property
+    def slot(self) -> Slot:
+        """The slot that it fills."""
+        return self.model.slot
+
+    @property
+    def device(self) -> Device:
+        """Where it computes."""
+        return self.model.device
+
+    @property
+    def died(self) -> asyncio.Event:
+        """Set when it ended without being asked to."""
+        return self.model.died
+
+    def pids(self) -> set[int]:
+        """Its process and all that descend from it."""
+        return self.model.pids()
+
+    def describe_death(self) -> str:
+        """How it ended."""
+        return self.model.why_failed or self.model.exit_story
+
+    async def prepare(self) -> None:
+        """Page cache, and the child up to before it takes the device."""
+        await self.model.prepare()
+
+    async def start(self) -> None:
+        """Until its process runs."""
+        await self.model.launch()
+
+    async def ready(self) -> None:
+        """Until it serves."""
+        await self.model.start()
+        await self._on_ready(self.model)
+
+    async def canary(self) -> None:
+        """One token or one vector."""
+        await self.model.canary()
+
+    async def stop(self) -> None:
+        """End it and all its processes."""
+        await self.model.stop()
+
+
+def find_programs() -> Programs:
+    """The servers that are installed: llama-server on the PATH, or where scripts/build_llama_server.py puts it."""
+    found = shutil.which("llama-server")
+    built = _CHECKOUT / ".cache" / "llama-server" / version("llama-cpp-python") / "llama-server"
+    return Programs(llama_server=Path(found) if found else built if built.is_file() else None)
+
+
+def kind_of(slot: Slot, asked: str, file: ModelFile, gpu: Gpu, programs: Programs) -> BackendKind:
+    """The kind of server for a slot's model; `auto` is chosen by the host."""
+    return choose_backend(
+        asked,  # type: ignore[arg-type]  # the settings allow the known names only
+        slot=slot,
+        gpu=gpu,
+        model_is_directory=file.kind == "directory",
+        llama_server=programs.llama_server,
+        vllm=shutil.which("vllm") is not None,
+    )
+
+
+def make_server(
+    model: SlotModel,
+    device: Device,
+    *,
+    log_dir: Path,
+    gpu: Gpu,
+    programs: Programs,
+    registry: ChildRegistry,
+    timeouts: Timeouts,
+    on_ready: Callable[[Served], Awaitable[None]],
+) -> SlotServer:
+    """A fresh server for a slot's model on a device."""
+    if model.file is None or model.kind == "remote":
+        remote = RemoteServer(
+            model.slot, model.url, model.name, api_key=model.api_key, gzip=model.gzip, timeouts=timeouts
+        )
+        remote.device = device  # wherever it computes, it fills the place that the mode gives it
+        return SlotServer(remote, on_ready)
+    server = ModelServer(
+        model.slot,
+        device,
+        model.kind,
+        model.options,
+        model.file,
+        log_dir,
+        gpu=gpu,
+        programs=programs,
+        registry=registry,
+        timeouts=timeouts,
+    )
+    return SlotServer(server, on_ready)

@@ -1,0 +1,1 @@
+"""Documents in, vectors out: discover, extract, chunk, embed, store."""

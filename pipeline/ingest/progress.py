@@ -1,0 +1,106 @@
+"""How far a run has come. Written by the run alone; whoever shows it only reads."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Phase = Literal["scanning", "working", "finishing"]
+
+FAILURES_KEPT = 20
+WINDOW_SECONDS = 30.0
+
+
+class Failure(NamedTuple):
+    """A document that gave nothing to search. state: as in the database. reason: for a person."""
+
+    path: str
+    state: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Changed:
+    """Files of a scan: new, with other bytes than before, elsewhere than before, gone, and as they were."""
+
+    new: int = 0
+    changed: int = 0
+    moved: int = 0
+    removed: int = 0
+    unchanged: int = 0
+
+
+@dataclass(slots=True)
+class Progress:
+    """The counters of one run.
+
+    started_monotonic: when it began, on the monotonic clock that every `now` here is read from, in seconds.
+    documents_total: documents that this run has work for.
+    documents_read: those whose chunks are known, and counted in `chunks_total`, or that failed.
+    documents_done: those whose vectors are all stored.
+    documents_failed: those that ended empty, encrypted or failed.
+    chunks_done: chunks embedded in this run, of `chunks_total` known so far.
+    current: the document last opened; empty once all are read.
+    failures: the last few.
+    resumed: an earlier run did a part of the documents, so that the counters here are of what was left.
+    changes: what the folders held, compared with what was known.
+    """
+
+    started_monotonic: float
+    phase: Phase = "scanning"
+    documents_total: int = 0
+    documents_read: int = 0
+    documents_done: int = 0
+    documents_failed: int = 0
+    chunks_total: int = 0
+    chunks_done: int = 0
+    current: str = ""
+    failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=FAILURES_KEPT))
+    resumed: bool = False
+    changes: Changed = field(default_factory=Changed)
+    _marks: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def document_read(self, chunks: int) -> None:
+        """A document was cut into so many chunks, all of them yet to be embedded."""
+        self.documents_read += 1
+        self.chunks_total += chunks
+
+    def document_failed(self, path: str, state: str, reason: str, *, was_read: bool = False) -> None:
+        """A document ended without being embedded; `was_read` where its chunks had been counted."""
+        self.documents_read += not was_read
+        self.documents_failed += 1
+        if self.current == path:
+            self.current = ""
+        self.failures.append(Failure(path, state, reason))
+
+    def document_done(self) -> None:
+        """A document's last vector was stored."""
+        self.documents_done += 1
+
+    def chunks_embedded(self, count: int, now: float) -> None:
+        """The vectors of so many more chunks were stored."""
+        self.chunks_done += count
+        self._marks.append((now, self.chunks_done))
+        while len(self._marks) > 1 and self._marks[1][0] <= now - WINDOW_SECONDS:
+            self._marks.popleft()
+
+    def rate(self, now: float) -> float:
+        """Chunks a second over the last half minute, or since the start where that is less; 0.0 before the first."""
+        since, before = max(self.started_monotonic, now - WINDOW_SECONDS), 0
+        for moment, done in self._marks:
+            if moment > since:
+                break
+            before = done
+        return max(0, self.chunks_done - before) / (now - since) if now > since else 0.0
+
+    def seconds_left(self, now: float) -> float | None:
+        """Until all is embedded at the present rate, or None while nothing can be said.
+
+        Documents that were not read yet are taken to have as many chunks as those that were.
+        """
+        rate = self.rate(now)
+        if rate <= 0 or self.documents_read <= 0:
+            return None
+        expected = self.chunks_total * max(1.0, self.documents_total / self.documents_read)
+        return max(0.0, expected - self.chunks_done) / rate

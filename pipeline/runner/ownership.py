@@ -1,0 +1,73 @@
+"""One host, one owner: a lock that ends with its process, and says who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.core.errors import HostBusy
+from pipeline.ingest.work import utc_now
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who works on this host's data folder. url: where a daemon listens."""
+
+    kind: Literal["daemon", "run-now"]
+    pid: int
+    since: str
+    url: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} (pid {self.pid}, since {self.since}{f', {self.url}' if self.url else ''})"
+
+
+@contextmanager
+def own_host(data_dir: Path, kind: Literal["daemon", "run-now"]) -> Iterator[Callable[[str], None]]:
+    """Hold the host's lock for as long as the block runs. The kernel lets go of it however the process ends.
+
+    Gives a function that tells others the URL at which the owner listens.
+
+    Raises:
+        HostBusy: somebody else holds it.
+    """
+    folder = data_dir / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HostBusy(str(owner_of(data_dir) or "another process")) from error
+        since = f"{utc_now():%Y-%m-%d %H:%M} UTC"
+
+        def tell(url: str | None) -> None:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(asdict(Owner(kind, os.getpid(), since, url))).encode(), 0)
+
+        tell(None)
+        try:
+            yield tell
+        finally:
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def owner_of(data_dir: Path) -> Owner | None:
+    """Who holds the host's lock now, or None."""
+    try:
+        with (data_dir / "run" / "owner.lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return Owner(**json.loads(file.read()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return None

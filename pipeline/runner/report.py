@@ -1,0 +1,72 @@
+"""How a run went, for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pipeline.ingest.progress import Changed
+from pipeline.store.overview import DocumentLine, ModelLine
+
+Outcome = Literal["complete", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What came of a run.
+
+    documents, chunks: as `status` counts them, for the documents that the run was about.
+    chunks_embedded: the vectors that this run stored, in `seconds` of wall time.
+    failing: documents that could not be embedded, each with its reason; those of this run first.
+    failed_now: how many documents failed in this very run.
+    errors: what went wrong beyond single documents; the outcome is then `failed`.
+    waiting_elsewhere: documents that wait, but were not this run's.
+    changes: what the folders held, compared with what was known.
+    model: the one that this run embedded with. searched_with: the one that search uses.
+    """
+
+    run_id: str
+    outcome: Outcome
+    documents: Mapping[str, int]
+    chunks: Mapping[str, int]
+    chunks_embedded: int
+    seconds: float
+    failing: Sequence[DocumentLine]
+    errors: Sequence[str]
+    waiting_elsewhere: int = 0
+    failed_now: int = 0
+    changes: Changed = field(default_factory=Changed)
+    model: ModelLine | None = None
+    searched_with: ModelLine | None = None
+
+    @property
+    def chunks_per_second(self) -> float:
+        """Over the whole run, its start and its scan included."""
+        return self.chunks_embedded / self.seconds if self.seconds else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `run-now --json` prints."""
+        return {
+            "run_id": self.run_id,
+            "outcome": self.outcome,
+            "documents": dict(self.documents),
+            "chunks": dict(self.chunks),
+            "chunks_embedded": self.chunks_embedded,
+            "seconds": round(self.seconds, 3),
+            "chunks_per_second": round(self.chunks_per_second, 2),
+            "changes": asdict(self.changes),
+            "failing": [
+                {"file": line.file, "state": line.state.value, "reason": line.reason, "searched": line.searched}
+                for line in self.failing
+            ],
+            "errors": list(self.errors),
+            "waiting_elsewhere": self.waiting_elsewhere,
+            "model": asdict(self.model) if self.model else None,
+        }
+
+
+def newest_first(failing: Sequence[DocumentLine], failed_now: Sequence[str]) -> list[DocumentLine]:
+    """The failing documents with those in front that are among `failed_now` (paths in their sources)."""
+    endings = tuple(f"/{path}" for path in failed_now)
+    return sorted(failing, key=lambda line: not (endings and line.file.endswith(endings)))

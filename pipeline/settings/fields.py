@@ -1,0 +1,349 @@
+"""Every setting: its name, type, default, limits and meaning.
+
+`Settings(...)` takes values as they are and reads neither files nor the environment;
+`loading.load` does that, and resolves paths. docs/configuration.md is tested against this.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pipeline.settings.consistency import contradictions
+from pipeline.settings.description import KnownSetting, Plain, describe, mask_password, section_of, shown, value_of
+
+SHIPPED_MODEL = "all-MiniLM-L6-v2-F16.gguf"
+
+
+def _refuse_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_refuse_bool)]
+Seconds = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allow_inf_nan=False)]
+FlashAttention = Literal["auto", "on", "off"]
+Backend = Literal["auto", "llama-cpp", "llama-server", "vllm", "remote"]
+
+_BACKEND = (
+    "The model server of the daemon: `llama-cpp` (our own), `llama-server`, `vllm`, or `remote` (somebody else runs "
+    "it); `auto` chooses by the host and the model."
+)
+_URL = "Where a `remote` server is, without `/v1`."
+_REMOTE_KEY = "The key that a `remote` server wants."
+
+
+def _meant(value: str) -> str:
+    """A question whether a file was meant, where that is likely: anything else may hold a password."""
+    likely = re.fullmatch(r"[/.~]?[\w./ -]+", value) and (value[0] in "/.~" or value.endswith((".db", ".sqlite")))
+    return f', did you mean "sqlite:///{value}"?' if likely else ""
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+
+class EmbeddingSettings(_Section):
+    """The embedding model, how it is loaded, and how its server is called."""
+
+    model: str = Field(
+        default=SHIPPED_MODEL,
+        min_length=1,
+        description="The embedding model: a GGUF file, looked for from where it is named, then in `data_dir`/models; "
+        "or `hf:OWNER/REPO/FILE`, downloaded once.",
+    )
+    backend: Backend = Field(default="auto", description=_BACKEND)
+    url: str | None = Field(default=None, min_length=1, description=_URL)
+    api_key: SecretStr | None = Field(default=None, min_length=1, description=_REMOTE_KEY)
+    n_gpu_layers: Whole = Field(
+        default=-1,
+        ge=-1,
+        description="Layers on the GPU: -1 is all of them where llama.cpp was built for a GPU, 0 is none.",
+    )
+    threads: Whole | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Processor threads of each context; not set: the usable cores, shared out among the contexts.",
+    )
+    n_batch: Whole | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens packed into one batch, best small; not set: 384 on a CPU, 1024 on a GPU.",
+    )
+    n_ubatch: Whole | None = Field(
+        default=None,
+        ge=1,
+        description="The most tokens in one batch, and so the longest chunk; at least `embedding.n_batch`; "
+        "not set: as the model allows.",
+    )
+    contexts: Whole | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Batches computed side by side over the one loaded model; not set: by the device.",
+    )
+    flash_attn: FlashAttention | None = Field(
+        default=None, description="Flash attention: `auto`, `on` or `off`; not set: `on` on a CPU, `auto` on a GPU."
+    )
+    pooling: Literal["", "mean", "cls", "last"] = Field(
+        default="",
+        description="How token vectors become one: `mean`, `cls` or `last`; empty: as the model's file says.",
+    )
+    mlock: bool = Field(default=False, description="Keep the model in memory, never swapped out.")
+    use_extra_bufts: bool = Field(
+        default=True,
+        description="Let llama.cpp rearrange weights for the processor; turned off by itself after a crash.",
+    )
+    connect_timeout: Seconds = Field(default=10.0, description="Seconds to connect to the model server.")
+    read_timeout: Seconds = Field(
+        default=60.0, description="Seconds without an answer before a request is tried again."
+    )
+    total_timeout: Seconds = Field(default=120.0, description="Seconds for one request in all, retries included.")
+    gzip: bool = Field(
+        default=False,
+        description="Compress large request bodies; pays only where the model server is on another machine.",
+    )
+
+
+class GenerationSettings(_Section):
+    """The language model, and how it is loaded."""
+
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The language model: a GGUF file, a Hugging Face model folder, or an `hf:` name; not set: none.",
+    )
+    backend: Backend = Field(default="auto", description=_BACKEND)
+    url: str | None = Field(default=None, min_length=1, description=_URL)
+    api_key: SecretStr | None = Field(default=None, min_length=1, description=_REMOTE_KEY)
+    n_ctx: Whole = Field(default=4096, ge=1, description="Tokens of context.")
+    n_gpu_layers: Whole = Field(default=-1, ge=-1, description="Layers on the GPU: -1 is all of them, 0 is none.")
+    n_batch: Whole = Field(default=2048, ge=1, description="Prompt tokens handed over at once.")
+    n_ubatch: Whole = Field(default=2048, ge=1, description="Prompt tokens computed at once.")
+    flash_attn: FlashAttention | None = Field(
+        default=None, description="Flash attention: `auto`, `on` or `off`; not set: by the device."
+    )
+    threads: Whole | None = Field(
+        default=None, ge=1, le=1024, description="Processor threads; not set: one for each usable core."
+    )
+    mlock: bool = Field(default=False, description="Keep the model in memory, never swapped out.")
+    cont_batching: bool = Field(default=True, description="Let requests join while others are computed.")
+    fit_memory: bool = Field(
+        default=False, description="Let llama-server lower what was not asked for until the model fits."
+    )
+    jinja: bool = Field(default=True, description="Use the model's own chat template.")
+    pooling: Literal["", "mean", "cls", "last"] = Field(
+        default="", description="How token vectors become one, where the language model is asked for embeddings."
+    )
+    use_extra_bufts: bool = Field(
+        default=True,
+        description="Let llama.cpp rearrange weights for the processor; turned off by itself after a crash.",
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="vLLM: the share of the GPU's memory that it takes."
+    )
+    tensor_parallel_size: Whole = Field(default=1, ge=1, description="vLLM: GPUs that the model is spread over.")
+    max_model_len: Whole = Field(default=4096, ge=1, description="vLLM: tokens of context.")
+    max_num_seqs: Whole = Field(default=256, ge=1, description="vLLM: requests computed side by side.")
+    quantization: str = Field(default="", description="vLLM: `awq`, `gptq`, `fp8`; empty: as the model says.")
+    dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
+        default="auto", description="vLLM: the weights' type in memory."
+    )
+    enable_prefix_caching: bool = Field(default=True, description="vLLM: keep how a prompt begins for the next one.")
+    temperature: float = Field(default=0.7, ge=0, description="For requests that do not say.")
+    top_p: float = Field(default=0.9, gt=0, le=1, description="For requests that do not say.")
+    max_tokens: Whole = Field(default=2048, ge=1, description="Of an answer, for requests that do not say.")
+    repeat_penalty: float = Field(default=1.1, gt=0, description="For requests that do not say.")
+
+
+class ChunkSettings(_Section):
+    """How documents are cut into the pieces that become vectors."""
+
+    tokens: Whole = Field(
+        default=256,
+        ge=16,
+        description="The most tokens in one chunk, special tokens included; up to the model's limit.",
+    )
+    overlap: Whole = Field(
+        default=32,
+        ge=0,
+        description="Tokens that a chunk repeats of the one before it; less than half of `chunk.tokens`.",
+    )
+
+
+class ExtractSettings(_Section):
+    """The worker processes that open documents."""
+
+    workers: Whole = Field(
+        default_factory=lambda: min(4, max(1, _usable_cores() - 1)),
+        ge=1,
+        le=256,
+        description="Worker processes that read documents while the model embeds.",
+        json_schema_extra={"default_text": "one less than the cores, 1 to 4"},
+    )
+    timeout: Seconds = Field(default=60.0, description="Seconds that one document may take.")
+    memory_mib: Whole = Field(default=2048, ge=128, description="Memory that one worker may use, in MiB.")
+    pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field(
+        default="auto", description="What reads PDF: `auto` is PDFium, and pypdf for what PDFium cannot open."
+    )
+    nice: Whole = Field(
+        default=10, ge=0, le=19, description="How far the workers stand back for others: 0 is not at all."
+    )
+
+
+class RunSettings(_Section):
+    """How much of a run is under way at a time."""
+
+    look_ahead: Whole = Field(
+        default=1024, ge=1, description="Chunks read ahead and sorted by length before they are embedded."
+    )
+    request_chunks: Whole = Field(
+        default=64, ge=1, le=2048, description="Chunks in one request: the most that a crash repeats, each."
+    )
+    requests_in_flight: Whole = Field(
+        default=3, ge=1, le=256, description="Requests at the model server, or being stored, at the same time."
+    )
+
+
+class SwitchSettings(_Section):
+    """How the daemon changes the mode."""
+
+    prepare: float = Field(
+        default=60.0, ge=0, description="Seconds ahead that the next model is read and its server made ready; 0: never."
+    )
+    reserve: float = Field(
+        default=10.0, ge=0, description="Seconds for the last batch of a run, before the next model is loaded."
+    )
+    cut_grace: float = Field(default=5.0, ge=0, description="Seconds that a request has to end once it is cut.")
+    release_timeout: Seconds = Field(default=30.0, description="Seconds until a stopped server's memory must be back.")
+    release_tolerance_mib: Whole = Field(
+        default=256, ge=0, description="What else may come and go on the GPU meanwhile, in MiB."
+    )
+
+
+class GatewaySettings(_Section):
+    """The daemon's HTTP port."""
+
+    max_waiting: Whole = Field(
+        default=100,
+        ge=0,
+        description="Requests that may wait for a slot while the mode changes; more are refused (429).",
+    )
+    max_wait: Seconds = Field(default=60.0, description="Seconds that each may wait.")
+    read_timeout: Seconds = Field(default=600.0, description="Seconds between two pieces of a model's answer.")
+    max_texts: Whole = Field(
+        default=1000, ge=1, description="Texts of `POST /embed` that may wait; more are refused (429)."
+    )
+    allowed_hosts: str = Field(
+        default="", description="Names, with commas, that a `Host` header may hold besides this host's own."
+    )
+    allow_no_key: bool = Field(
+        default=False, description="Listen on another address than loopback without `api_key` all the same."
+    )
+
+
+class Settings(BaseSettings):
+    """All settings, frozen. `Settings()` is the defaults, with relative paths.
+
+    Raises pydantic.ValidationError; `loading.load` turns that into a SettingsError.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+    data_dir: Path = Field(default=Path("data"), description="The folder for the database, the inbox and the models.")
+    database_url: str = Field(
+        default_factory=lambda data: f"sqlite:///{data['data_dir'] / 'nightshift.db'}",
+        description="The database: `sqlite:///FILE` or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`.",
+        json_schema_extra={"default_text": "sqlite:///<data_dir>/nightshift.db"},
+        repr=False,
+    )
+    jobs_dir: Path = Field(default=Path("jobs"), description="The folder with the job files.")
+    inbox: Path = Field(
+        default_factory=lambda data: data["data_dir"] / "inbox",
+        description="The folder whose documents are ingested where no other is named.",
+        json_schema_extra={"default_text": "<data_dir>/inbox"},
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="The address that the server listens on.")
+    port: Whole = Field(default=8642, ge=0, le=65535, description="The port that the server listens on; 0: a free one.")
+    api_key: SecretStr | None = Field(
+        default=None,
+        min_length=1,
+        description="The key that callers must send as `Authorization: Bearer KEY`; not set: none.",
+    )
+    default_mode: Literal["generation", "embedding", "mixed", "idle"] = Field(
+        default="idle", description="The mode of the daemon where no job's window is open."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least that is logged."
+    )
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    generation: GenerationSettings = GenerationSettings()
+    chunk: ChunkSettings = ChunkSettings()
+    extract: ExtractSettings = Field(default_factory=ExtractSettings)
+    run: RunSettings = RunSettings()
+    switch: SwitchSettings = SwitchSettings()
+    gateway: GatewaySettings = GatewaySettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Values that were handed in, only: pydantic-settings' own sources forget where a value was set."""
+        return (init_settings,)
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if not re.match(r"(sqlite|postgresql)(\+\w+)?://", value):
+            raise PydanticCustomError(
+                "database_url", f"should begin with sqlite:/// or postgresql+psycopg://{_meant(value)}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        problems = next(contradictions(self), None)
+        if problems is not None:
+            summary = "; or ".join(f"{key} {problem}" for key, problem in problems.items())
+            raise PydanticCustomError("contradiction", "{summary}", {"summary": summary, "problems": problems})
+        return self
+
+    def flatten(self) -> dict[str, Plain]:
+        """Dotted key -> value, for showing: fit for JSON, with passwords masked and paths as text."""
+        return {known.key: shown(value_of(self, known.key)) for known in known_settings()} | {
+            "database_url": mask_password(self.database_url)
+        }
+
+
+def known_settings() -> list[KnownSetting]:
+    """Every setting, in the order of the documentation."""
+    return list(describe(Settings))
+
+
+def sections() -> list[str]:
+    """The tables of nightshift.toml."""
+    return [name for name, field in Settings.model_fields.items() if section_of(field)]

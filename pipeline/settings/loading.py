@@ -1,0 +1,145 @@
+"""Gathers the settings, each from the strongest source that sets it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.core.errors import SettingsError
+from pipeline.settings import wording
+from pipeline.settings.fields import SHIPPED_MODEL, Settings, known_settings
+from pipeline.settings.sources import Given, from_environment, from_file, from_options
+
+DEFAULT = "default"
+
+_DEFAULT_FOLDERS = ("data_dir", "jobs_dir")
+_PATHS = frozenset(known.key for known in known_settings() if known.is_path)
+_SECRETS = ("api_key", "database_url")
+_MODELS = ("embedding.model", "generation.model")
+# A checkout ships the default model; a data folder elsewhere need not hold a copy of it.
+_CHECKOUT_MODELS = Path(__file__).parents[2] / "data" / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """The settings, and where each was set.
+
+    origins: dotted key -> `default`, the name of the settings file, the name of the
+        environment variable, or `option --name`.
+    places: the same for what is not a default, as exact as an error says it: with the line of the file.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def place(self, key: str) -> str:
+        """Where a setting was set, for an error: it ends the words "set in"."""
+        return self.places.get(key, "the defaults")
+
+
+def load(
+    options: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> LoadedSettings:
+    """Defaults, then nightshift.toml, then `NIGHTSHIFT_*` variables, then options; the last to set a key wins.
+
+    options: dotted key -> value; None is an option that was not given.
+    environ: instead of the process's environment.
+    cwd: instead of the current folder; where nightshift.toml is looked for, and where
+        relative paths start that are not set in a file (those start from the file).
+
+    Raises SettingsError for a key that is unknown or a value that is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    cwd = (cwd or Path.cwd()).absolute()
+    given = from_file(environ, cwd) | from_environment(environ, cwd) | from_options(options or {}, cwd)
+
+    values = {key: Given(Settings.model_fields[key].default, DEFAULT, DEFAULT, cwd) for key in _DEFAULT_FOLDERS} | given
+    data_dir = _absolute("data_dir", values["data_dir"])
+    models = [data_dir / "models", _CHECKOUT_MODELS] if isinstance(data_dir, Path) else []
+    values.setdefault("embedding.model", Given(SHIPPED_MODEL, DEFAULT, DEFAULT, models[0] if models else cwd))
+    settings = _validated({key: _resolved(key, value, models) for key, value in values.items()}, values)
+    origins = {known.key: given[known.key].origin if known.key in given else DEFAULT for known in known_settings()}
+    _check_folder(settings.data_dir, given["data_dir"].place if "data_dir" in given else DEFAULT)
+    return LoadedSettings(settings, origins, {key: value.place for key, value in given.items()})
+
+
+def _check_folder(path: Path, place: str) -> None:
+    """A folder need not be there, but nothing else may be in its place."""
+    there = next(part for part in (path, *path.parents) if part.exists())
+    if not there.is_dir():
+        raise SettingsError("data_dir", f"{there} is not a folder", place)
+
+
+def _resolved(key: str, given: Given, models: Sequence[Path]) -> object:
+    """The value, with a relative path in it made absolute; what is not text is left to be refused."""
+    if key in _PATHS:
+        return _absolute(key, given)
+    if key in _MODELS:
+        return _model(given, models)
+    if key == "database_url" and isinstance(given.value, str):
+        return _database(given.value, given.base)
+    return given.value
+
+
+def _absolute(key: str, given: Given) -> object:
+    if not isinstance(given.value, str | Path):
+        return given.value
+    if not str(given.value):
+        raise SettingsError(key, "should not be empty", given.place)
+    return _from(given.base, given.value)
+
+
+def _model(given: Given, folders: Sequence[Path]) -> object:
+    """A model's path where there is such a file, looked for from where it was named and then in the folders."""
+    name = given.value
+    if not isinstance(name, str | Path) or not str(name) or str(name).startswith("hf:"):
+        return name
+    places = [_from(folder, name) for folder in (given.base, *folders)]
+    return str(next((place for place in places if place.exists()), places[0]))
+
+
+def _database(url: str, base: Path) -> str:
+    """A SQLite address with its file's path absolute; any other address as it is."""
+    sqlite = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/:?][^?]*)(\?.*)?", url)
+    if sqlite is None or sqlite[2].startswith("file:"):
+        return url
+    return f"{sqlite[1]}{_from(base, sqlite[2])}{sqlite[3] or ''}"
+
+
+def _from(base: Path, path: str | Path) -> Path:
+    return Path(os.path.normpath(base / Path(path).expanduser()))
+
+
+def _validated(values: Mapping[str, object], given: Mapping[str, Given]) -> Settings:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        table, _, name = key.rpartition(".")
+        (nested.setdefault(table, {}) if table else nested)[name] = value
+    try:
+        return Settings(**nested)
+    except ValidationError as error:
+        raise _settings_error(error, given) from error
+
+
+def _settings_error(error: ValidationError, given: Mapping[str, Given]) -> SettingsError:
+    """The first thing that is wrong, and where it was set."""
+    first = error.errors(include_url=False)[0]
+    context = first.get("ctx", {})
+    if first["type"] == "contradiction":
+        problems: dict[str, str] = context["problems"]
+        key = next((key for key in problems if key in given), next(iter(problems)))
+        problem = problems[key]
+    else:
+        key = ".".join(str(part) for part in first["loc"])
+        problem = wording.problem(first["type"], first["msg"], context, first["input"], secret=key in _SECRETS)
+    return SettingsError(key, problem, given[key].place if key in given else DEFAULT)

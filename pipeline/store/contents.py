@@ -1,0 +1,165 @@
+"""How a content ends, becomes what search sees, and goes when nobody wants it any more."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from pipeline.core.documents import DocumentState
+from pipeline.core.vectors import from_blobs, normalise, to_blob
+from pipeline.store.tables import (
+    ChunkRow,
+    ContentEmbeddingRow,
+    ContentRow,
+    DocumentRow,
+    EmbeddingRow,
+    ModelRow,
+)
+
+IN_CLAUSE = 500
+"""Values named in one statement; a database refuses more than some ten thousand, and older ones 999."""
+
+STAGE_EXTRACT = "extract"
+STAGE_EMBED = "embed"
+
+
+def promotable() -> sa.ColumnElement[bool]:
+    """A condition on `contents`: what it holds may replace what search sees.
+
+    A file that can no longer be read keeps its last good text; one that is now empty or locked does not.
+    """
+    return sa.or_(
+        ContentRow.state.in_([DocumentState.EMBEDDED, DocumentState.EMPTY, DocumentState.ENCRYPTED]),
+        sa.and_(ContentRow.state == DocumentState.FAILED, ContentRow.embedded_count > 0),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A content that reached its last state, and one of the documents that have it."""
+
+    path: str
+    state: DocumentState
+    reason: str | None
+
+
+def finish(session: Session, content_ids: Iterable[int], now: dt.datetime) -> list[Ended]:
+    """End every content of these whose last chunk has its vector or its error; returns them.
+
+    Its own vector is made, it becomes what search sees, and what it replaces goes: all in this transaction.
+    """
+    rows = session.scalars(
+        sa.select(ContentRow).where(
+            ContentRow.id.in_(list(content_ids)),
+            ContentRow.state == DocumentState.EXTRACTED,
+            ContentRow.embedded_count + ContentRow.failed_count >= ContentRow.chunk_count,
+        )
+    ).all()
+    for row in rows:
+        row.claimed_by = None
+        row.embedded_at = now
+        if row.failed_count:
+            row.state, row.stage = DocumentState.FAILED, STAGE_EMBED
+            row.reason = _chunks_failed(session, row)
+        else:
+            row.state, row.stage, row.reason = DocumentState.EMBEDDED, None, None
+        if row.embedded_count:
+            session.merge(ContentEmbeddingRow(content_id=row.id, method="mean", vector=_mean_vector(session, row)))
+    session.flush()
+    promote(session, [row.id for row in rows])
+    return [Ended(_a_path(session, row.id), DocumentState(row.state), row.reason) for row in rows]
+
+
+def end(session: Session, content_id: int, state: DocumentState, stage: str, reason: str) -> None:
+    """End a content without text: it is empty, encrypted or failed."""
+    row = session.get(ContentRow, content_id)
+    if row is None:  # its file went while it was read
+        return
+    row.state, row.stage, row.reason, row.claimed_by = state, stage, reason, None
+    session.flush()
+    promote(session, [content_id])
+
+
+def promote(session: Session, content_ids: Sequence[int], *, drop: bool = True) -> None:
+    """Let search see these contents, where they may be seen, and drop what they replace.
+
+    drop: not while a scan is under way, in which another file may yet turn out to hold the same bytes.
+    """
+    if not content_ids:
+        return
+    ready = session.scalars(
+        sa.select(ContentRow.id)
+        .join(ModelRow, ModelRow.id == ContentRow.model_id)
+        .where(ContentRow.id.in_(content_ids), ModelRow.active, promotable())
+    ).all()
+    if not ready:
+        return
+    replaced = session.scalars(
+        sa.select(DocumentRow.current_id)
+        .where(DocumentRow.pending_id.in_(ready), DocumentRow.current_id.is_not(None))
+        .distinct()
+    ).all()
+    session.execute(
+        sa.update(DocumentRow)
+        .where(DocumentRow.pending_id.in_(ready))
+        .values(current_id=DocumentRow.pending_id, pending_id=None)
+    )
+    if drop:
+        drop_unused(session, [content_id for content_id in replaced if content_id is not None])
+
+
+def drop_unused(session: Session, among: Sequence[int] | None = None) -> int:
+    """Delete contents that no document refers to, with their chunks and vectors; returns how many.
+
+    What a model that is not the active one made of bytes that are still here is kept: to go back to it costs nothing.
+    """
+    if among is not None and not among:
+        return 0
+    active = sa.select(ModelRow.id).where(ModelRow.active)
+    unused = sa.select(ContentRow.id).where(
+        ~sa.exists().where(DocumentRow.current_id == ContentRow.id),
+        ~sa.exists().where(DocumentRow.pending_id == ContentRow.id),
+        sa.or_(~sa.exists().where(DocumentRow.sha256 == ContentRow.sha256), ContentRow.model_id.in_(active)),
+    )
+    if among is not None:
+        unused = unused.where(ContentRow.id.in_(among))
+    ids = list(session.scalars(unused))
+    for start in range(0, len(ids), IN_CLAUSE):
+        session.execute(sa.delete(ContentRow).where(ContentRow.id.in_(ids[start : start + IN_CLAUSE])))
+    return len(ids)
+
+
+def _a_path(session: Session, content_id: int) -> str:
+    mine = sa.or_(DocumentRow.current_id == content_id, DocumentRow.pending_id == content_id)
+    return session.scalar(sa.select(DocumentRow.path).where(mine).limit(1)) or ""
+
+
+def _mean_vector(session: Session, content: ContentRow) -> bytes:
+    dimension = session.get_one(ModelRow, content.model_id).dimension
+    total = np.zeros(dimension, np.float64)
+    rows = session.execute(
+        sa.select(EmbeddingRow.vector, ChunkRow.token_count)
+        .join(ChunkRow, ChunkRow.id == EmbeddingRow.chunk_id)
+        .where(ChunkRow.content_id == content.id)
+        .execution_options(yield_per=1024)
+    )
+    for part in rows.partitions():
+        vectors = from_blobs([vector for vector, _ in part], dimension)
+        total += np.asarray([count for _, count in part], np.float64) @ vectors
+    return to_blob(normalise(total[np.newaxis].astype(np.float32))[0])
+
+
+def _chunks_failed(session: Session, content: ContentRow) -> str:
+    first = session.scalar(
+        sa.select(ChunkRow.error)
+        .where(ChunkRow.content_id == content.id, ChunkRow.error.is_not(None))
+        .order_by(ChunkRow.ordinal)
+        .limit(1)
+    )
+    rest = "the others can be searched" if content.embedded_count else "none could"
+    return f"{content.failed_count} of {content.chunk_count} chunks could not be embedded ({first}); {rest}"

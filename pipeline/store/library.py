@@ -1,0 +1,210 @@
+"""Sources and documents: which files there are, and which content each has or waits for."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from pipeline.core.changes import Known, Moves, is_below
+from pipeline.core.documents import DocumentKind, DocumentState
+from pipeline.store.contents import IN_CLAUSE, drop_unused, promote
+from pipeline.store.models import Target
+from pipeline.store.scopes import Scope, in_scope
+from pipeline.store.tables import ContentRow, DocumentRow, SourceRow
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A file whose bytes were read: `mtime_ns` may be UNSETTLED, `path` is relative to the source."""
+
+    path: str
+    kind: DocumentKind
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableFile:
+    """A file that could not be read, and why."""
+
+    path: str
+    size: int
+    problem: str
+
+
+def sources(session: Session) -> dict[str, int]:
+    """Every source's root and id."""
+    return dict(session.execute(sa.select(SourceRow.root, SourceRow.id)).all())
+
+
+def ensure_source(session: Session, root: str, now: dt.datetime) -> int:
+    """The id of the source at `root`, made if need be.
+
+    Sources inside it become part of it, so that no file is two documents.
+    """
+    known = sources(session)
+    if root in known:
+        return known[root]
+    row = SourceRow(root=root, created_at=now)
+    session.add(row)
+    session.flush()
+    prefix = root.rstrip("/") + "/"
+    for inner_root, inner_id in known.items():
+        if inner_root.startswith(prefix):
+            relative = inner_root.removeprefix(prefix)
+            session.execute(
+                sa.update(DocumentRow)
+                .where(DocumentRow.source_id == inner_id)
+                .values(source_id=row.id, path=sa.literal(relative + "/") + DocumentRow.path)
+            )
+            session.execute(sa.delete(SourceRow).where(SourceRow.id == inner_id))
+    return row.id
+
+
+def known_documents(session: Session, scope: Scope) -> list[Known]:
+    """The documents in scope, as `classify_changes` wants them."""
+    rows = session.execute(
+        sa.select(
+            DocumentRow.id,
+            DocumentRow.path,
+            DocumentRow.size,
+            DocumentRow.mtime_ns,
+            DocumentRow.sha256,
+            DocumentRow.problem,
+        ).where(in_scope([scope]))
+    )
+    return [Known(i, path, size, mtime, None if problem else sha) for i, path, size, mtime, sha, problem in rows]
+
+
+def register(
+    session: Session, source_id: int, files: Sequence[ReadFile], moves: Moves, target: Target, now: dt.datetime
+) -> int:
+    """Note files that were read: new, changed, or moved here. What they are to become waits in the queue.
+
+    Returns how many contents this added to the queue. What is no longer wanted stays until `drop_leftovers`,
+    because another file of the same scan may turn out to hold it.
+    """
+    contents, added = _ensure_contents(session, {(f.sha256, f.kind) for f in files}, target, now)
+    rows = _documents_at(session, source_id, [f.path for f in files])
+    wanted: set[int] = set()
+    for file in files:
+        row = rows.get(file.path)
+        if row is None:
+            row = _moved_or_new(session, source_id, file, moves, now)
+        row.size, row.mtime_ns, row.sha256, row.problem = file.size, file.mtime_ns, file.sha256, None
+        content_id = contents[file.sha256, file.kind]
+        _point_at(row, content_id)
+        wanted.add(content_id)
+    session.flush()
+    promote(session, sorted(wanted), drop=False)  # what is already done for a copy is done for this one
+    return added
+
+
+def note_unreadable(session: Session, source_id: int, files: Sequence[UnreadableFile], now: dt.datetime) -> None:
+    """Note files that could not be read. What was known of them stays; they count as failed until they can be."""
+    rows = _documents_at(session, source_id, [f.path for f in files])
+    for file in files:
+        row = rows.get(file.path)
+        if row is None:
+            row = DocumentRow(source_id=source_id, path=file.path, mtime_ns=0, found_at=now)
+            session.add(row)
+        row.size, row.problem = file.size, file.problem
+
+
+def forget(session: Session, documents: Iterable[Known]) -> int:
+    """Delete documents whose files are gone, and whatever any model made of them; returns how many."""
+    ids = [document.id for document in documents]
+    for start in range(0, len(ids), IN_CLAUSE):
+        session.execute(sa.delete(DocumentRow).where(DocumentRow.id.in_(ids[start : start + IN_CLAUSE])))
+    drop_unused(session)
+    return len(ids)
+
+
+def drop_leftovers(session: Session) -> int:
+    """After a scan: delete what no document wants any more; returns how many contents that were."""
+    return drop_unused(session)
+
+
+def retarget(
+    session: Session, scopes: Sequence[Scope] | None, target: Target, now: dt.datetime, limit: int = 500
+) -> int:
+    """Let up to `limit` documents in scope that were made for another model or recipe be made anew.
+
+    They stay searchable as they are until then. Returns how many were changed; 0 means that all fit.
+    """
+    effective = sa.func.coalesce(DocumentRow.pending_id, DocumentRow.current_id)
+    rows = session.execute(
+        sa.select(DocumentRow, ContentRow.kind)
+        .join(ContentRow, ContentRow.id == effective)
+        .where(
+            in_scope(scopes),
+            DocumentRow.sha256.is_not(None),
+            sa.or_(ContentRow.model_id != target.model_id, ContentRow.recipe != target.recipe),
+        )
+        .limit(limit)
+    ).all()
+    found = [(row, str(row.sha256), DocumentKind(kind)) for row, kind in rows]
+    contents, _ = _ensure_contents(session, {(sha256, kind) for _, sha256, kind in found}, target, now)
+    for row, sha256, kind in found:
+        _point_at(row, contents[sha256, kind])
+    session.flush()
+    promote(session, sorted(set(contents.values())), drop=False)
+    return len(found)
+
+
+def enclosing_source(roots: Iterable[str], path: str) -> str | None:
+    """The source that holds `path`, if one does: the innermost."""
+    inside = [root for root in roots if is_below(path, root.rstrip("/"))]
+    return max(inside, key=len, default=None)
+
+
+def _point_at(row: DocumentRow, content_id: int) -> None:
+    """Make `row` wait for a content, or for nothing where it has it already."""
+    row.pending_id = None if row.current_id == content_id else content_id
+
+
+def _moved_or_new(session: Session, source_id: int, file: ReadFile, moves: Moves, now: dt.datetime) -> DocumentRow:
+    moved = moves.claim(file.path, file.sha256)
+    row = session.get(DocumentRow, moved.id) if moved else None
+    if row is None:
+        row = DocumentRow(source_id=source_id, found_at=now)
+        session.add(row)
+    row.source_id, row.path = source_id, file.path
+    return row
+
+
+def _documents_at(session: Session, source_id: int, paths: Sequence[str]) -> dict[str, DocumentRow]:
+    found: dict[str, DocumentRow] = {}
+    for start in range(0, len(paths), IN_CLAUSE):
+        some = DocumentRow.path.in_(paths[start : start + IN_CLAUSE])
+        query = sa.select(DocumentRow).where(DocumentRow.source_id == source_id, some)
+        found |= {row.path: row for row in session.scalars(query)}
+    return found
+
+
+def _ensure_contents(
+    session: Session, wanted: set[tuple[str, DocumentKind]], target: Target, now: dt.datetime
+) -> tuple[dict[tuple[str, DocumentKind], int], int]:
+    mine = (ContentRow.model_id == target.model_id, ContentRow.recipe == target.recipe)
+    hashes = sorted({sha256 for sha256, _ in wanted})
+    query = sa.select(ContentRow.sha256, ContentRow.kind, ContentRow.id).where(*mine, ContentRow.sha256.in_(hashes))
+    found = {(sha256, DocumentKind(kind)): content_id for sha256, kind, content_id in session.execute(query)}
+    new = [
+        ContentRow(
+            sha256=sha256,
+            kind=kind,
+            model_id=target.model_id,
+            recipe=target.recipe,
+            state=DocumentState.DISCOVERED,
+            created_at=now,
+        )
+        for sha256, kind in sorted(wanted - found.keys())
+    ]
+    session.add_all(new)
+    session.flush()
+    return found | {(row.sha256, DocumentKind(row.kind)): row.id for row in new}, len(new)

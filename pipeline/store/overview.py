@@ -1,0 +1,263 @@
+"""What the database holds, for people: counts, lists, one document."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, aliased
+
+from pipeline.core.documents import DocumentState
+from pipeline.store.scopes import Scope, in_scope
+from pipeline.store.tables import ChunkRow, ContentRow, DocumentRow, EmbeddingRow, ModelRow, SourceRow
+
+FAILING = (DocumentState.EMPTY, DocumentState.ENCRYPTED, DocumentState.FAILED)
+
+_content = aliased(ContentRow)
+_state = sa.case(
+    (DocumentRow.problem.is_not(None), DocumentState.FAILED.value),
+    else_=sa.func.coalesce(_content.state, DocumentState.DISCOVERED.value),
+)
+_reason = sa.func.coalesce(DocumentRow.problem, _content.reason)
+_effective = sa.func.coalesce(DocumentRow.pending_id, DocumentRow.current_id)
+_searched = sa.exists().where(ContentRow.id == DocumentRow.current_id, ContentRow.embedded_count > 0)
+_replaced = sa.or_(DocumentRow.problem.is_not(None), DocumentRow.pending_id.is_not(None))
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentLine:
+    """A document in a list. `file` is its absolute path; `reason` says why it is where it is, if not embedded.
+
+    searched: search finds something of it. older: what it finds is the last good version, not this one.
+    """
+
+    id: int
+    file: str
+    state: DocumentState
+    reason: str | None
+    title: str | None
+    pages: int
+    chunks: int
+    embedded: int
+    searched: bool = False
+    older: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLine:
+    """A model, and how far it is with the documents.
+
+    path: of its file, where it was last. active: search uses it. waiting: documents that have not been
+    through it; those that cannot even be read do not count.
+    """
+
+    name: str
+    path: str
+    fingerprint: str
+    dimension: int
+    active: bool
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLine:
+    """A folder that documents came from, and how many are known there."""
+
+    root: str
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkLine:
+    """A chunk of a document."""
+
+    ordinal: int
+    page_first: int | None
+    page_last: int | None
+    headings: Sequence[str]
+    tokens: int
+    embedded: bool
+    error: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentView:
+    """Everything about one document. replacing: what search sees is an older version of it."""
+
+    line: DocumentLine
+    kind: str | None
+    size: int
+    sha256: str | None
+    stage: str | None
+    attempts: int
+    retry_at: dt.datetime | None
+    embedded_at: dt.datetime | None
+    details: dict[str, Any]
+    replacing: bool
+    chunks: Sequence[ChunkLine]
+
+
+def count_documents(session: Session, scopes: Sequence[Scope] | None = None) -> dict[str, int]:
+    """Documents by state, and `total`; every state has a number."""
+    query = (
+        sa.select(_state, sa.func.count())
+        .select_from(DocumentRow)
+        .outerjoin(_content, _content.id == _effective)
+        .where(in_scope(scopes))
+        .group_by(_state)
+    )
+    counts: dict[str, int] = dict(session.execute(query).all())
+    return {"total": sum(counts.values())} | {state.value: counts.get(state.value, 0) for state in DocumentState}
+
+
+def count_chunks(session: Session, scopes: Sequence[Scope] | None = None) -> dict[str, int]:
+    """Chunks of the documents in scope, and how many have a vector; those of copies count once."""
+    wanted = sa.select(_effective).where(in_scope(scopes))
+    total, embedded = session.execute(
+        sa.select(
+            sa.func.coalesce(sa.func.sum(ContentRow.chunk_count), 0),
+            sa.func.coalesce(sa.func.sum(ContentRow.embedded_count), 0),
+        ).where(ContentRow.id.in_(wanted))
+    ).one()
+    return {"total": int(total), "embedded": int(embedded)}
+
+
+def list_models(session: Session) -> list[ModelLine]:
+    """The model that search uses, then those whose vectors documents wait for."""
+    awaited = sa.exists().where(DocumentRow.pending_id == ContentRow.id, ContentRow.model_id == ModelRow.id)
+    rows = session.scalars(
+        sa.select(ModelRow).where(sa.or_(ModelRow.active, awaited)).order_by(ModelRow.active.desc(), ModelRow.id)
+    ).all()
+    return [_model_line(session, row) for row in rows]
+
+
+def show_model(session: Session, model_id: int) -> ModelLine:
+    """One model."""
+    return _model_line(session, session.get_one(ModelRow, model_id))
+
+
+def list_sources(session: Session) -> list[SourceLine]:
+    """The folders that documents came from, by path."""
+    rows = session.execute(
+        sa.select(SourceRow.root, sa.func.count(DocumentRow.id))
+        .outerjoin(DocumentRow, DocumentRow.source_id == SourceRow.id)
+        .group_by(SourceRow.id, SourceRow.root)
+        .order_by(SourceRow.root)
+    )
+    return [SourceLine(root, documents) for root, documents in rows]
+
+
+def list_documents(
+    session: Session,
+    states: Sequence[DocumentState] | None = None,
+    scopes: Sequence[Scope] | None = None,
+    limit: int | None = None,
+) -> list[DocumentLine]:
+    """Documents by path; `states` None is all of them."""
+    query = _lines().where(in_scope(scopes)).order_by(SourceRow.root, DocumentRow.path)
+    if states is not None:
+        query = query.where(_state.in_([state.value for state in states]))
+    return [_line(row) for row in session.execute(query.limit(limit))]
+
+
+def find_documents(session: Session, name: str) -> list[DocumentLine]:
+    """The documents meant by `name`: a number, an absolute path, a path in a source, or the end of one."""
+    file = SourceRow.root + "/" + DocumentRow.path
+    matches: list[sa.ColumnElement[bool]] = [file == name, DocumentRow.path == name]
+    if name.isdecimal():
+        matches.insert(0, DocumentRow.id == int(name))
+    matches.append(DocumentRow.path.endswith("/" + name, autoescape=True))
+    for match in matches:
+        rows = session.execute(_lines().where(match).order_by(DocumentRow.id)).all()
+        if rows:
+            return [_line(row) for row in rows]
+    return []
+
+
+def show_document(session: Session, document_id: int) -> DocumentView | None:
+    """One document with its chunks, or None."""
+    document = session.get(DocumentRow, document_id)
+    row = session.execute(_lines().where(DocumentRow.id == document_id)).one_or_none()
+    if document is None or row is None:
+        return None
+    content_id = document.pending_id or document.current_id
+    content = session.get(ContentRow, content_id) if content_id else None
+    chunks = session.execute(
+        sa.select(ChunkRow, EmbeddingRow.chunk_id.is_not(None))
+        .outerjoin(EmbeddingRow, EmbeddingRow.chunk_id == ChunkRow.id)
+        .where(ChunkRow.content_id == content_id)
+        .order_by(ChunkRow.ordinal)
+    )
+    return DocumentView(
+        line=_line(row),
+        kind=content.kind if content else None,
+        size=document.size,
+        sha256=document.sha256,
+        stage=content.stage if content else None,
+        attempts=content.attempts if content else 0,
+        retry_at=content.retry_at if content else None,
+        embedded_at=content.embedded_at if content else None,
+        details=dict(content.details) if content else {},
+        replacing=document.current_id is not None and document.pending_id is not None,
+        chunks=[
+            ChunkLine(c.ordinal, c.page_first, c.page_last, c.headings, c.token_count, bool(done), c.error, c.text)
+            for c, done in chunks
+        ],
+    )
+
+
+def _lines() -> sa.Select[Any]:
+    return (
+        sa.select(
+            DocumentRow.id,
+            SourceRow.root,
+            DocumentRow.path,
+            _state,
+            _reason,
+            _content.title,
+            _content.page_count,
+            _content.chunk_count,
+            _content.embedded_count,
+            _searched,
+            sa.and_(_searched, _replaced),
+        )
+        .join(SourceRow, SourceRow.id == DocumentRow.source_id)
+        .outerjoin(_content, _content.id == _effective)
+    )
+
+
+def _line(row: sa.Row[Any]) -> DocumentLine:
+    document_id, root, path, state, reason, title, pages, chunks, embedded, searched, older = tuple(row)
+    return DocumentLine(
+        document_id,
+        f"{root.rstrip('/')}/{path}",
+        DocumentState(state),
+        reason,
+        title,
+        pages or 0,
+        chunks or 0,
+        embedded or 0,
+        bool(searched),
+        bool(older),
+    )
+
+
+def _model_line(session: Session, row: ModelRow) -> ModelLine:
+    waiting = (
+        sa.select(sa.func.count())
+        .select_from(DocumentRow)
+        .outerjoin(_content, _content.id == _effective)
+        .where(
+            DocumentRow.problem.is_(None),
+            sa.or_(
+                _content.id.is_(None),
+                _content.model_id != row.id,
+                _content.state.in_([DocumentState.DISCOVERED, DocumentState.EXTRACTED]),
+            ),
+        )
+    )
+    return ModelLine(row.name, row.path, row.fingerprint, row.dimension, row.active, session.scalar(waiting) or 0)

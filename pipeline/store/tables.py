@@ -1,0 +1,311 @@
+r"""The tables.
+
+Identity is not content. A *document* is a path in a *source*; a *content* is what some bytes
+become under one recipe (a model and its chunk settings). Copies share a content, a rename
+touches only its document, and a changed file gets a second content beside the one that is
+still searched:
+
+    sources 1--n documents --- current_id ---> contents 1--n chunks 1--1 embeddings | pending_chunks
+                           \-- pending_id --^         1--1 content_embeddings
+    runs 1--n contents (claimed_by: the run that is at work on it)
+
+`current_id` is what search sees. `pending_id` is what is being made; it becomes current in the
+transaction that finishes it.
+
+What the daemon remembers refers to nothing of this: `mode_switches`, `holds`, `loads`, `job_states`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+BigId = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself only in an INTEGER primary key, which is 64 bits wide there."""
+
+PathText = Text().with_variant(Text(collation="C"), "postgresql")
+"""Paths are compared by their characters' codes, as SQLite does, so that a folder is a range."""
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """An aware UTC time. SQLite forgets the zone, so it is put back on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        """Refuse naive times: they mean something else on another host."""
+        if value is not None and value.tzinfo is None:
+            msg = "a time without a zone cannot be stored"
+            raise ValueError(msg)
+        return None if value is None else value.astimezone(dt.UTC)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        """Give the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+class Table(DeclarativeBase):
+    """The base of every table; constraint names are fixed so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class ModelRow(Table):
+    """An embedding model, known by the SHA-256 of its file; `active` marks the one that search uses."""
+
+    __tablename__ = "models"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(Text)
+    size: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    dimension: Mapped[int] = mapped_column(Integer)
+    active: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class SourceRow(Table):
+    """A folder of documents, by its absolute path."""
+
+    __tablename__ = "sources"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    root: Mapped[str] = mapped_column(Text, unique=True)
+    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class DocumentRow(Table):
+    """A file: `path` is relative to its source's root, with `/` between its parts.
+
+    size and mtime_ns are those of the bytes that `sha256` was made of; mtime_ns is -1 where the
+    file was so young that another write could hide behind the same time.
+    problem: why the file could not even be read; it then counts as failed.
+    """
+
+    __tablename__ = "documents"
+    __table_args__ = (UniqueConstraint("source_id", "path"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    source_id: Mapped[int] = mapped_column(ForeignKey("sources.id", ondelete="CASCADE"))
+    path: Mapped[str] = mapped_column(PathText)
+    size: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    current_id: Mapped[int | None] = mapped_column(ForeignKey("contents.id"), index=True)
+    pending_id: Mapped[int | None] = mapped_column(ForeignKey("contents.id"), index=True)
+    problem: Mapped[str | None] = mapped_column(Text)
+    found_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class ContentRow(Table):
+    """What some bytes become under one recipe.
+
+    recipe: hash of whatever changes the chunks (engine, chunk settings, code versions).
+    stage, reason: where and why it ended, for a state that is not `embedded`.
+    chunk_count, embedded_count, failed_count: kept with each batch, so that progress and status
+    never have to count chunks.
+    """
+
+    __tablename__ = "contents"
+    __table_args__ = (
+        UniqueConstraint("sha256", "kind", "model_id", "recipe"),
+        Index("ix_contents_state_id", "state", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    recipe: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    retry_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    claimed_by: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
+    title: Mapped[str | None] = mapped_column(Text)
+    details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    page_count: Mapped[int] = mapped_column(Integer, default=0)
+    characters: Mapped[int] = mapped_column(BigInteger, default=0)
+    chunk_count: Mapped[int] = mapped_column(Integer, default=0)
+    embedded_count: Mapped[int] = mapped_column(Integer, default=0)
+    failed_count: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    embedded_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+
+
+class ChunkRow(Table):
+    """A piece of a content, from character `start_char` to before `end_char` of its text.
+
+    A chunk has a row in `pending_chunks` or in `embeddings`, or it has an `error`: just one of the three.
+    """
+
+    __tablename__ = "chunks"
+    __table_args__ = (UniqueConstraint("content_id", "ordinal"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    content_id: Mapped[int] = mapped_column(ForeignKey("contents.id", ondelete="CASCADE"))
+    ordinal: Mapped[int] = mapped_column(Integer)
+    start_char: Mapped[int] = mapped_column(BigInteger)
+    end_char: Mapped[int] = mapped_column(BigInteger)
+    page_first: Mapped[int | None] = mapped_column(Integer)
+    page_last: Mapped[int | None] = mapped_column(Integer)
+    headings: Mapped[list[str]] = mapped_column(JSON)
+    token_count: Mapped[int] = mapped_column(Integer)
+    text: Mapped[str] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class PendingChunkRow(Table):
+    """A chunk that waits for its vector: the queue. The transaction that stores the vector deletes the row.
+
+    tokens: little-endian int32 token ids, special tokens included: text is tokenized once, when it is chunked.
+    """
+
+    __tablename__ = "pending_chunks"
+
+    chunk_id: Mapped[int] = mapped_column(ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True)
+    content_id: Mapped[int] = mapped_column(ForeignKey("contents.id", ondelete="CASCADE"), index=True)
+    tokens: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class EmbeddingRow(Table):
+    """The vector of a chunk: little-endian float32, unit length, of its content's model."""
+
+    __tablename__ = "embeddings"
+
+    chunk_id: Mapped[int] = mapped_column(ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True)
+    vector: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ContentEmbeddingRow(Table):
+    """The vector of a whole document; `method` says how it was made (`mean`: token-weighted mean of its chunks)."""
+
+    __tablename__ = "content_embeddings"
+
+    content_id: Mapped[int] = mapped_column(ForeignKey("contents.id", ondelete="CASCADE"), primary_key=True)
+    method: Mapped[str] = mapped_column(String(16))
+    vector: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class RunRow(Table):
+    """One execution. It holds what it claimed for as long as its heart beats.
+
+    pid, process_started: who it is on `host`; a reused pid has another start time.
+    job, window_start, window_end: the job that it is a run of, and that job's window; none for one by hand.
+    stop_at: when it is to stop so that the next mode serves at the window's end.
+    """
+
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    host: Mapped[str] = mapped_column(Text)
+    pid: Mapped[int] = mapped_column(Integer)
+    process_started: Mapped[float] = mapped_column(Float)
+    started_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    heartbeat_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    finished_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    sources: Mapped[list[str]] = mapped_column(JSON)
+    chunks_embedded: Mapped[int] = mapped_column(Integer, default=0)
+    error: Mapped[str | None] = mapped_column(Text)
+    job: Mapped[str | None] = mapped_column(Text)
+    window_start: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    window_end: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    stop_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+
+
+class ModeSwitchRow(Table):
+    """One switch of the mode; its fields are those of `switches.StoredSwitch`."""
+
+    __tablename__ = "mode_switches"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    from_mode: Mapped[str] = mapped_column(String(16))
+    to_mode: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str] = mapped_column(String(16))
+    detail: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    finished_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    outcome: Mapped[str] = mapped_column(String(16))
+    phases: Mapped[dict[str, float]] = mapped_column(JSON)
+    memory_before: Mapped[int | None] = mapped_column(BigInteger)
+    memory_after: Mapped[int | None] = mapped_column(BigInteger)
+    device: Mapped[str | None] = mapped_column(Text)
+    pids_before: Mapped[list[int]] = mapped_column(JSON)
+    pids_after: Mapped[list[int]] = mapped_column(JSON)
+    in_flight: Mapped[int] = mapped_column(Integer)
+    cut: Mapped[int] = mapped_column(Integer)
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class HoldRow(Table):
+    """The mode that an operator holds; `until` none is until it is taken back. At most one row, with id 1."""
+
+    __tablename__ = "holds"
+    __table_args__ = (CheckConstraint("id = 1", name="only_one"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    mode: Mapped[str] = mapped_column(String(16))
+    until: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    set_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    set_by: Mapped[str] = mapped_column(Text)
+
+
+class LoadRow(Table):
+    """How long a model took to load: the last time, and an estimate that is hardly exceeded (see `loads`)."""
+
+    __tablename__ = "loads"
+
+    fingerprint: Mapped[str] = mapped_column(Text, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32), primary_key=True)
+    device: Mapped[str] = mapped_column(Text, primary_key=True)
+    seconds: Mapped[float] = mapped_column(Float)
+    seconds_max: Mapped[float] = mapped_column(Float)
+    count: Mapped[int] = mapped_column(Integer)
+    measured_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class JobStateRow(Table):
+    """What became of a job; its fields are those of `jobs.StoredJobState`."""
+
+    __tablename__ = "job_states"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    known_since: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    last_started: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    last_finished: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    last_outcome: Mapped[str | None] = mapped_column(String(16))
+    failures: Mapped[int] = mapped_column(Integer)

@@ -1,0 +1,61 @@
+"""The application: the routes, what guards them, and the connections to the backends while it lives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from pipeline.core.errors import NightshiftError
+from pipeline.web import errors
+from pipeline.web.api import api_routes
+from pipeline.web.gateway import backend_client, gateway_routes
+from pipeline.web.guard import Guard, Observe
+from pipeline.web.management import health_routes, management_routes
+from pipeline.web.metrics import Figures, Metrics
+from pipeline.web.options import WebOptions
+from pipeline.web.services import Services
+
+_ABOUT = "One GPU, two shifts: a language model by day, a document index by night."
+
+
+def create_app(services: Services, options: WebOptions, metrics: Metrics) -> FastAPI:
+    """The ASGI application. It opens its connections when it is started, and closes them when it is stopped."""
+    client = backend_client(options)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    app = FastAPI(title="Nightshift", version=services.version, description=_ABOUT, lifespan=lifespan, redoc_url=None)
+    # The guard asks for the key; this only says so in the OpenAPI description.
+    described = [Security(HTTPBearer(auto_error=False, description="Where an API key is set."))]
+    app.include_router(gateway_routes(services, options, client), dependencies=described)
+    app.include_router(health_routes())
+    app.include_router(management_routes(services), dependencies=described)
+    app.include_router(api_routes(services), dependencies=described)
+
+    @app.get(
+        "/metrics",
+        tags=["Management"],
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        dependencies=described,
+    )
+    async def scrape() -> Response:
+        try:
+            counts = await services.counts()
+        except NightshiftError:
+            counts = None
+        figures = Figures(services.host(), services.admission, services.progress(), counts)
+        return Response(metrics.page(figures), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    errors.install(app)
+    app.add_middleware(Guard, options=options)
+    app.add_middleware(Observe, observer=metrics.observe_request)
+    return app

@@ -1,0 +1,131 @@
+"""Errors as HTTP answers: the status, the form (OpenAI's under `/v1`, `detail` elsewhere), `Retry-After`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from pipeline.core.errors import (
+    NightshiftError,
+    RunInProgress,
+    SettingsError,
+    SwitchDeferred,
+    SwitchUnderWay,
+    TextQueueFull,
+    UsageError,
+)
+
+log = structlog.get_logger(__name__)
+
+CLIENT_GONE = 499
+"""The status in our own log for a client that did not wait (nginx's number; nobody receives it)."""
+
+_STATUSES: Mapping[type[NightshiftError], int] = {
+    UsageError: 400,
+    RunInProgress: 409,
+    SwitchUnderWay: 409,
+    SwitchDeferred: 409,
+    TextQueueFull: 429,
+    SettingsError: 500,
+    NightshiftError: 503,
+}
+
+_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that says no. kind: the `type` of OpenAI's form. retry_after: seconds, None says nothing.
+
+    outcome: what the metrics count it as.
+    """
+
+    status: int
+    message: str
+    kind: str
+    code: str | None = None
+    retry_after: float | None = None
+    outcome: str = "error"
+
+    def body(self) -> dict[str, Any]:
+        """In OpenAI's form."""
+        return {"error": {"message": self.message, "type": self.kind, "param": None, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` in whole seconds, at least one, where a time is known."""
+        return {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+
+    def response(self) -> JSONResponse:
+        """The whole answer in OpenAI's form."""
+        return JSONResponse(self.body(), self.status, self.headers())
+
+
+def status_of(error: NightshiftError) -> int:
+    """The HTTP status of an error: that of the nearest class that has one."""
+    return next(_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES)
+
+
+def answer(path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error answer in the form of `path`."""
+    if path.startswith("/v1/") or path == "/v1":
+        kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        code = "invalid_api_key" if status == 401 else None
+        return JSONResponse(Refusal(status, message, kind, code).body(), status, headers)
+    return JSONResponse({"detail": message}, status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Let the application answer errors so."""
+    app.add_exception_handler(NightshiftError, _answer_ours)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    app.add_exception_handler(Exception, _answer_bug)
+
+
+async def _answer_ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NightshiftError)
+    status = status_of(error)
+    # The name and the words that clients of a queued `/embed` know.
+    message = "Queue full" if isinstance(error, TextQueueFull) else str(error)
+    headers = {"Retry-After": "5"} if status == 429 else None
+    return answer(request.url.path, status, message, headers)
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return answer(request.url.path, error.status_code, str(error.detail), error.headers)
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = [
+        f"{'.'.join(str(part) for part in problem['loc'][1:]) or 'the body'}: {problem['msg']}"
+        for problem in error.errors()
+    ]
+    return answer(request.url.path, 422, "; ".join(problems))
+
+
+async def _answer_nobody(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    log.error("a request failed", method=request.method, path=request.url.path, exc_info=error)
+    return answer(request.url.path, 500, "the server failed; its log says why")

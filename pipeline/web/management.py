@@ -1,0 +1,107 @@
+"""Health for those who restart hosts, the switch by model, and the text queue: by the names that clients know."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from pipeline.core.modes import Mode, Slot
+from pipeline.web import shapes
+from pipeline.web.services import Services
+
+_MODES = {Slot.GENERATION: Mode.GENERATION, Slot.EMBEDDING: Mode.EMBEDDING}
+_ERROR: dict[str, Any] = {"model": shapes.Detail}
+
+
+def health_routes() -> APIRouter:
+    """`/health`, which is open to all."""
+    router = APIRouter(tags=["Management"])
+
+    @router.get("/health", summary="Whether the daemon answers; needs no key")
+    async def health() -> shapes.Healthy:
+        return shapes.Healthy()
+
+    return router
+
+
+def management_routes(services: Services) -> APIRouter:
+    """`/management/health`, `/switch-backend` and `/embed`."""
+    router = APIRouter(tags=["Management"])
+
+    @router.get("/management/health", summary="The mode, the model and the GPU's memory")
+    @router.get("/api/management/health", summary="The same")
+    async def management_health(response: Response) -> shapes.ManagementHealth:
+        report = health_report(services.host(), services.broken())
+        response.status_code = 503 if report.status == "unhealthy" else 200
+        return report
+
+    @router.post(
+        "/switch-backend",
+        summary="Switch to the mode that serves a model, and wait until it does",
+        responses={404: _ERROR, 409: _ERROR, 503: _ERROR},
+    )
+    async def switch_backend(
+        model_name: Annotated[str | None, Query(description="Empty, or a configured model.")] = None,
+        model_type: Annotated[Literal["generation", "embedding"] | None, Query()] = None,
+        body: shapes.SwitchBackendRequest | None = None,
+    ) -> shapes.SwitchBackendDone:
+        asked = body or shapes.SwitchBackendRequest()
+        slot = Slot(model_type or asked.model_type)
+        card = _card(services, slot, model_name or asked.model_name)
+        done = await services.switch(_MODES[slot], "request", None)
+        return shapes.SwitchBackendDone(
+            model_name=card.id, model_type=slot.value, server_mode=done.mode, seconds=round(done.seconds, 3)
+        )
+
+    @router.post(
+        "/embed",
+        status_code=202,
+        summary="Put a text onto the queue, to be embedded and stored",
+        responses={429: {**_ERROR, "description": 'The queue is full: `{"detail": "Queue full"}`'}},
+    )
+    async def embed(text: shapes.TextRequest) -> shapes.TextTaken:
+        return await services.embed_text(text.text, text.metadata)
+
+    @router.get("/embed/{text_id}", summary="What became of a text", responses={404: _ERROR})
+    async def text_state(text_id: str) -> shapes.TextState:
+        state = await services.text_state(text_id)
+        if state is None:
+            raise HTTPException(404, f"no text has the id {text_id}")
+        return state
+
+    return router
+
+
+def health_report(host: shapes.HostState, broken: str | None) -> shapes.ManagementHealth:
+    """How the host is, for those who restart it. broken: why the daemon cannot go on."""
+    failed = [f"{state.slot}: {state.why_failed or 'failed'}" for state in host.slots if state.state == "failed"]
+    elsewhere = host.mode is not host.wanted and host.switching is None
+    loaded = {state.slot: state.model for state in host.slots if state.state == "ready" and state.model}
+    gpu = host.gpu
+    return shapes.ManagementHealth(
+        status="unhealthy" if broken else "degraded" if failed or elsewhere else "healthy",
+        server_mode=host.mode,
+        loaded_model=next((loaded[slot] for slot in Slot if slot in loaded), None),
+        gpu_memory_usage=None if gpu is None else _usage(gpu),
+        loaded_models=loaded,
+        switching=host.switching,
+        problems=[*([broken] if broken else []), *failed, *host.problems],
+    )
+
+
+def _usage(gpu: shapes.GpuMemory) -> shapes.GpuMemoryUsage:
+    percent = round(100 * gpu.used_bytes / gpu.total_bytes, 1) if gpu.total_bytes else 0.0
+    return shapes.GpuMemoryUsage(used_bytes=gpu.used_bytes, total_bytes=gpu.total_bytes, percent=percent)
+
+
+def _card(services: Services, slot: Slot, name: str | None) -> shapes.ModelCard:
+    cards = [card for card in services.models() if card.slot is slot]
+    card = next((card for card in cards if not name or card.id == name), None)
+    if card is None:
+        configured = ", ".join(card.id for card in cards)
+        problem = f"{name} is not a configured {slot} model" if name else f"no {slot} model is configured"
+        raise HTTPException(404, f"{problem}; configured: {configured or 'none'}")
+    return card

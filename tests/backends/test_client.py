@@ -1,0 +1,173 @@
+"""The client against small real servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import structlog
+
+from pipeline.backends.client import EmbeddingClient, Timeouts
+from pipeline.core.errors import BackendDied, BackendRefused, BackendTimeout, BadAnswer
+from tests.backends.scripted_server import Received, entry, fine, hang, no_gzip, reset, says, scripted
+
+
+def client(url: str, **options: Any) -> EmbeddingClient:
+    return EmbeddingClient(url, **({"backoff": 0.02, "trust_env": False} | options))
+
+
+async def test_vectors_go_to_their_inputs_by_index() -> None:
+    async with scripted(fine) as server, client(server.url, api_key="k", model="m") as ours:
+        vectors = await ours.embed(["a", "b", "c"])
+        assert vectors.dtype == np.float32
+        assert vectors.tolist() == [[0, 1], [1, 1], [2, 1]]
+        tokens: Any = [np.array([1, 2]), (3,)]
+        await ours.embed(tokens)
+    assert server.received[0].headers["authorization"] == "Bearer k"
+    assert server.received[0].json() == {"input": ["a", "b", "c"], "model": "m", "encoding_format": "base64"}
+    assert server.received[1].json()["input"] == [[1, 2], [3]]
+    assert server.connections == 1
+
+
+async def test_vectors_as_numbers_are_read_too() -> None:
+    async with scripted(says({"data": [{"index": 0, "embedding": [0.5, 1]}]})) as server, client(server.url) as ours:
+        assert (await ours.embed(["a"])).tolist() == [[0.5, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"data": [entry(0, 1.0)]}, "2 inputs were sent and 1 vectors came back"),
+        ({"data": [entry(index, 1.0) for index in range(3)]}, "3 vectors came back"),
+        ({"data": [entry(0, 1.0), entry(0, 2.0)]}, "indices"),
+        ({"data": [entry(0, 1.0), entry(2, 2.0)]}, "indices"),
+        ({"data": [entry(0, 1.0), entry(True, 2.0)]}, "indices"),
+        ({"data": [entry(0, 1.0), {"index": "1", "embedding": [1.0]}]}, "indices"),
+        ({"data": [entry(0, 1.0), entry(1, float("nan"))]}, "input 1 is not finite"),
+        ({"data": [entry(0, float("inf")), entry(1, 1.0)]}, "input 0 is not finite"),
+        ({"data": [entry(0, 1.0), entry(1, 1.0, 2.0)]}, "different sizes"),
+        ({"data": [entry(0), entry(1)]}, "different sizes"),
+        ({"data": [{"index": 0, "embedding": "***"}, entry(1, 1.0)]}, "not a list of embeddings"),
+        ({"data": [{"index": 0, "embedding": "AAA="}, entry(1, 1.0)]}, "not a list of embeddings"),
+        ({"data": [{"index": 0, "embedding": {"a": 1}}, entry(1, 1.0)]}, "not a list of embeddings"),
+        ({"data": [{"embedding": [1.0]}, entry(1, 1.0)]}, "not a list of embeddings"),
+        ({"data": None}, "not a list of embeddings"),
+        ([], "not a list of embeddings"),
+        (b"<html>", "not a list of embeddings"),
+    ],
+)
+async def test_an_answer_that_was_not_asked_for_is_refused_without_a_retry(answer: object, message: str) -> None:
+    async with scripted(says(answer)) as server, client(server.url) as ours:
+        with pytest.raises(BadAnswer, match=message):
+            await ours.embed(["a", "b"])
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "message", "param"),
+    [
+        (400, {"error": {"message": "too long", "param": "input[3]"}}, "too long", "input[3]"),
+        (500, b"oops", "HTTP 500: oops", None),
+        (503, {"error": "busy"}, "HTTP 503", None),
+        (401, ["?"], "HTTP 401", None),
+    ],
+)
+async def test_an_error_status_is_told_without_a_retry(
+    status: int, answer: object, message: str, param: str | None
+) -> None:
+    async with scripted(says(answer, status)) as server, client(server.url) as ours:
+        with pytest.raises(BackendRefused, match=message) as refused:
+            await ours.embed(["a"])
+    assert (refused.value.status, refused.value.param) == (status, param)
+    assert len(server.received) == 1
+
+
+async def test_a_broken_connection_is_tried_again_with_a_new_session() -> None:
+    async with scripted(fine, reset, reset, fine) as server, client(server.url) as ours:
+        await ours.embed(["a"])
+        with structlog.testing.capture_logs() as logs:
+            began = time.monotonic()
+            assert (await ours.embed(["a"])).shape == (1, 2)
+            assert time.monotonic() - began > 0.02 + 0.04, "each wait is twice the one before"
+    events = [entry["event"] for entry in logs]
+    assert events.count("The embedding server did not answer and is asked again") == 2
+    assert events.count("A session with the embedding server begins") == 2
+    assert server.connections == 3
+
+
+async def test_retries_end_after_three() -> None:
+    async with scripted(reset) as server, client(server.url) as ours:
+        with pytest.raises(BackendDied, match="cannot be reached"):
+            await ours.embed(["a"])
+    assert len(server.received) == 4
+
+
+async def test_no_retry_where_the_server_is_known_to_be_gone() -> None:
+    async with scripted(reset) as server, client(server.url, may_retry=lambda: False) as ours:
+        with pytest.raises(BackendDied):
+            await ours.embed(["a"])
+    assert len(server.received) == 1
+
+
+async def test_nobody_listening_is_a_dead_server() -> None:
+    async with scripted(fine) as server:
+        url = server.url
+    async with client(url) as ours:
+        with pytest.raises(BackendDied, match="cannot be reached"):
+            await ours.embed(["a"])
+
+
+async def test_a_slow_answer_is_tried_again_and_then_a_time_out() -> None:
+    async with scripted(hang, fine) as server, client(server.url, timeouts=Timeouts(read=0.2)) as ours:
+        assert (await ours.embed(["a"])).shape == (1, 2)
+    async with scripted(hang) as server, client(server.url, timeouts=Timeouts(read=0.05)) as ours:
+        with pytest.raises(BackendTimeout):
+            await ours.embed(["a"])
+        assert len(server.received) == 4
+    async with scripted(hang) as server, client(server.url, timeouts=Timeouts(total=0.2)) as ours:
+        with pytest.raises(BackendTimeout):
+            await ours.embed(["a"])
+        assert len(server.received) == 1
+
+
+async def test_a_lost_session_does_not_break_the_calls_of_others() -> None:
+    async def slow(request: Received, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.15)
+        await fine(request, writer)
+
+    async with scripted(slow, reset, fine) as server, client(server.url) as ours:
+        first = asyncio.create_task(ours.embed(["a"]))
+        await asyncio.sleep(0.05)
+        assert (await ours.embed(["b"])).shape == (1, 2)
+        assert not first.done()
+        assert (await first).shape == (1, 2)
+    assert len(server.received) == 3
+
+
+async def test_large_bodies_are_packed_unless_the_server_cannot_read_them() -> None:
+    async with scripted(no_gzip) as server, client(server.url, gzip_above=100) as ours:
+        await ours.embed(["small"])
+        await ours.embed(["large " * 50])
+        await ours.embed(["large " * 50])
+    assert ["content-encoding" in request.headers for request in server.received] == [False, True, False, False]
+    async with scripted(fine) as server, client(server.url, gzip_above=100) as ours:
+        await ours.embed(["large " * 50])
+    assert server.received[0].headers["content-encoding"] == "gzip"
+    assert server.received[0].json()["input"] == ["large " * 50]
+    async with scripted(says({"error": {"message": "bad"}}, 400)) as server, client(server.url, gzip_above=100) as ours:
+        with pytest.raises(BackendRefused, match="bad"):
+            await ours.embed(["large " * 50])
+        with pytest.raises(BackendRefused, match="bad"):
+            await ours.embed(["large " * 50])
+    assert len(server.received) == 4, "a body that is refused either way proves nothing about gzip"
+
+
+async def test_nothing_is_no_question() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200))
+    async with EmbeddingClient("http://test", transport=transport) as ours:
+        with pytest.raises(ValueError, match="nothing to embed"):
+            await ours.embed([])

@@ -1,0 +1,153 @@
+"""Children that a killed owner left: found by their marks, and told from others that have their numbers now."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import structlog
+
+from pipeline.backends.family import MARK, end, family
+from pipeline.backends.orphans import ChildRegistry
+from pipeline.backends.readahead import read_ahead
+from tests.backends.conftest import ROOT
+from tests.backends.test_process import alive
+
+APART = (
+    "import subprocess, sys, time\n"
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)\n"
+    "time.sleep(60)\n"
+)
+
+OWNER = """
+import os, subprocess, sys, time
+from pathlib import Path
+from pipeline.backends.family import MARK
+from pipeline.backends.orphans import ChildRegistry
+registry = ChildRegistry(Path(sys.argv[1]))
+env = os.environ | {MARK: sys.argv[3]}
+child = subprocess.Popen([sys.executable, "-c", sys.argv[2]], start_new_session=True, env=env)
+registry.add(child.pid, "server", sys.argv[3])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def python(script: str, *arguments: str, mark: str | None = None) -> subprocess.Popen[str]:
+    """A Python in a session of its own, with a mark."""
+    environment = os.environ | ({} if mark is None else {MARK: mark})
+    argv = [sys.executable, "-c", script, *arguments]
+    return subprocess.Popen(argv, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True)
+
+
+async def settled(mark: str, count: int) -> set[psutil.Process]:
+    for _ in range(200):
+        found = await asyncio.to_thread(family, None, mark)
+        if len(found) == count:
+            return found
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"there are {len(found)} processes, not {count}")
+
+
+async def test_what_a_killed_owner_left_is_found_and_ended(tmp_path: Path) -> None:
+    path, mark = tmp_path / "run" / "children.json", secrets.token_hex(8)
+    with python(OWNER, str(path), APART, mark) as owner:
+        assert owner.stdout is not None
+        child = int(owner.stdout.readline())
+        members = await settled(mark, 2)
+        assert {os.getsid(member.pid) for member in members} == {member.pid for member in members}
+        assert await ChildRegistry(path).end_orphans() == []
+        assert alive(child)
+        owner.kill()
+        owner.wait()
+        found = await ChildRegistry(path).end_orphans()
+    assert {orphan.pid for orphan in found} == {member.pid for member in members}
+    assert all(orphan.ended and orphan.argv0 == "server" for orphan in found)
+    assert not [member for member in members if alive(member.pid)]
+    assert path.read_text() == ""
+    assert await ChildRegistry(path).end_orphans() == []
+
+
+async def test_a_number_that_belongs_to_another_now_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "children.json"
+    with python("import time; time.sleep(60)") as stranger:
+        created = psutil.Process(stranger.pid).create_time()
+        record = {
+            "pid": stranger.pid, "create_time": created - 100, "pgid": stranger.pid, "argv0": "server",
+            "mark": "nobody has it", "owner_pid": os.getpid(), "owner_create_time": 1.0,
+        }  # fmt: skip
+        path.write_text("not JSON\n" + json.dumps(record) + "\n" + '{"pid": 1}\n')
+        try:
+            with structlog.testing.capture_logs() as logs:
+                assert await ChildRegistry(path).end_orphans() == []
+            assert len(logs) == 2
+            assert alive(stranger.pid)
+            path.write_text(json.dumps(record | {"create_time": created}) + "\n")
+            (orphan,) = await ChildRegistry(path).end_orphans()
+            assert (orphan.pid, orphan.ended) == (stranger.pid, True)
+        finally:
+            stranger.kill()
+
+
+def test_children_come_and_go_in_the_list(tmp_path: Path) -> None:
+    registry = ChildRegistry(tmp_path / "a" / "children.json")
+    with subprocess.Popen(["sleep", "60"]) as first, subprocess.Popen(["sleep", "60"]) as second:
+        registry.add(first.pid, "one", "m")
+        registry.add(second.pid, "two", "n")
+        registry.remove(first.pid)
+        (line,) = (tmp_path / "a" / "children.json").read_text().splitlines()
+        assert json.loads(line)["argv0"] == "two"
+        first.kill()
+        second.kill()
+    registry.add(2**22 + 1, "never was", "m")
+    assert len((tmp_path / "a" / "children.json").read_text().splitlines()) == 1
+
+
+async def test_a_family_is_its_descendants_its_session_and_whoever_bears_its_mark() -> None:
+    mark = secrets.token_hex(8)
+    with python(APART, mark=mark) as leader:
+        members = await settled(mark, 2)
+        assert family(leader.pid) == members
+        assert family(leader.pid, mark, since=time.time() + 1) == set()
+        leader.kill()
+        leader.wait()
+        (left,) = family(leader.pid, mark)
+        assert left in members
+        assert await end([left]) == set()
+        assert family(leader.pid, mark) == set()
+
+
+async def test_a_model_is_read_ahead_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(bytes(20_000_000))
+    (tmp_path / "b.safetensors").write_bytes(bytes(5))
+    (tmp_path / "notes.txt").write_bytes(bytes(99))
+    assert await read_ahead(tmp_path) == 20_000_005
+    assert await read_ahead(tmp_path / "b.safetensors") == 5
+    with structlog.testing.capture_logs() as logs:
+        assert await read_ahead(tmp_path / "nothing") == 0
+    assert logs[0]["log_level"] == "warning"
+
+
+async def test_a_model_larger_than_the_memory_is_not_read_ahead(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.gguf"
+    with huge.open("wb") as file:
+        file.truncate(psutil.virtual_memory().total * 2)
+    assert await read_ahead(huge) == 0
+
+
+async def test_reading_ahead_ends_when_it_is_cancelled(tmp_path: Path) -> None:
+    sparse = tmp_path / "sparse.gguf"
+    with sparse.open("wb") as file:
+        file.truncate(psutil.virtual_memory().available // 4)
+    reading = asyncio.create_task(read_ahead(sparse))
+    await asyncio.sleep(0.02)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert reading.cancelled()

@@ -1,0 +1,72 @@
+"""A server that somebody else runs, played by one of ours."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pipeline.backends.remote import RemoteServer
+from pipeline.backends.served import BackendState
+from pipeline.backends.server import free_port
+from pipeline.core.errors import BackendDied, BackendRefused, BackendStartFailed
+from pipeline.core.modes import Slot
+from tests.backends.conftest import API_KEY, RunningServer
+
+
+def remote(url: str, *, key: str = API_KEY, stall: float = 5.0, slot: Slot = Slot.EMBEDDING) -> RemoteServer:
+    return RemoteServer(slot, url, "m", api_key=key, start_stall=stall, trust_env=False)
+
+
+async def test_a_remote_server_is_used_and_never_ended(server: RunningServer) -> None:
+    used = remote(f"{server.url}/v1/")
+    with pytest.raises(BackendDied, match="not in use"):
+        await used.canary()
+    await used.prepare()
+    await used.launch()
+    assert used.state is BackendState.STARTING
+    await used.start()
+    assert (used.base_url, used.pid, used.pids()) == (server.url, None, set())
+    await used.canary()
+    assert (await used.embedder.embed(["x"])).shape == (1, 384)
+    await used.kill()
+    await used.stop()
+    await used.stop()
+    assert server.process.poll() is None
+    await used.start()
+    await used.canary()
+    await used.stop()
+
+
+async def test_a_remote_server_that_is_not_there_is_a_failed_start() -> None:
+    absent = remote(f"http://127.0.0.1:{free_port()}", stall=0.1)
+    with pytest.raises(BackendStartFailed, match="is not ready"):
+        await absent.start()
+    assert absent.state is BackendState.FAILED
+    assert "not ready" in absent.exit_story
+
+
+async def test_a_remote_server_is_waited_for() -> None:
+    port = free_port()
+    late = remote(f"http://127.0.0.1:{port}", stall=10)
+    starting = asyncio.create_task(late.start())
+    await asyncio.sleep(0.2)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", port):
+        await starting
+    assert late.state is BackendState.READY
+    await late.stop()
+
+
+async def test_a_wrong_key_is_found_by_the_canary(server: RunningServer) -> None:
+    wrong = remote(server.url, key="wrong")
+    await wrong.start()
+    with pytest.raises(BackendRefused, match="API key"):
+        await wrong.canary()
+    await wrong.stop()

@@ -1,0 +1,116 @@
+"""One bad chunk among many, with the real server: found by halving, and the only one lost."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.backends.embedding import EmbeddingBackend
+from pipeline.backends.models import resolve
+from pipeline.backends.options import EmbeddingOptions
+from pipeline.core.errors import BackendDied, BackendError, BackendStartFailed, BackendTimeout
+from pipeline.core.vectors import from_blobs
+from pipeline.ingest.embedding import Batch, CarefulEmbedder
+from pipeline.store.queue import PendingChunk
+from tests.conftest import DEFAULT_MODEL
+from tests.ingest.crashing_server import DEADLY, NOT_FINITE, ONCE, ONCE_VARIABLE
+
+CRASHING = (sys.executable, "-m", "tests.ingest.crashing_server")
+
+
+def chunks(count: int, bad: dict[int, int]) -> list[PendingChunk]:
+    """Chunks of a few words, of which those in `bad` hold a token that does something to the server."""
+    words = [[101, 2000 + number, 3000 + number, bad.get(number, 1000), 102] for number in range(count)]
+    return [PendingChunk(number, 1, tokens) for number, tokens in enumerate(words)]
+
+
+@pytest.fixture
+async def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EmbeddingBackend]:
+    monkeypatch.setenv(ONCE_VARIABLE, str(tmp_path / "died once"))
+    model = resolve(str(DEFAULT_MODEL), tmp_path)
+    options = EmbeddingOptions(str(DEFAULT_MODEL))
+    async with EmbeddingBackend(options, model, tmp_path, command=CRASHING, start_backoff=0.05) as started:
+        yield started
+
+
+def ordinals(batch: Batch) -> tuple[list[int], list[int]]:
+    return sorted(chunk.chunk_id for chunk, _ in batch.vectors), [chunk.chunk_id for chunk, _ in batch.failures]
+
+
+@pytest.mark.parametrize(("token", "reason"), [(DEADLY, "SIGSEGV"), (NOT_FINITE, "finite")])
+async def test_the_one_bad_chunk_is_found_and_the_rest_goes_on(
+    backend: EmbeddingBackend, token: int, reason: str
+) -> None:
+    batch = await CarefulEmbedder(backend).embed(chunks(12, {7: token}))
+    good, bad = ordinals(batch)
+    assert bad == [7]
+    assert good == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11]
+    assert reason in batch.failures[0][1]
+    vectors = from_blobs([vector for _, vector in batch.vectors], backend.info.dimension)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-4)
+
+
+async def test_a_death_that_does_not_come_again_costs_nothing(backend: EmbeddingBackend) -> None:
+    batch = await CarefulEmbedder(backend).embed(chunks(6, {2: ONCE}))
+    assert ordinals(batch) == ([0, 1, 2, 3, 4, 5], [])
+
+
+async def test_batches_in_flight_beside_a_bad_one_are_not_lost(backend: EmbeddingBackend) -> None:
+    careful = CarefulEmbedder(backend)
+    batches = await asyncio.gather(*(careful.embed(chunks(4, {1: DEADLY} if n == 1 else {})) for n in range(4)))
+    assert [ordinals(batch) for batch in batches] == [
+        ([0, 2, 3], [1]) if n == 1 else ([0, 1, 2, 3], []) for n in range(4)
+    ]
+
+
+class Scripted:
+    """A server whose every answer is prescribed; it records what it is asked."""
+
+    def __init__(self, *, healthy: bool = True, error: BackendError | None = None, starts: bool = True) -> None:
+        self.healthy = healthy
+        self.error = error
+        self.starts = starts
+        self.asked: list[int] = []
+        self.restarts = 0
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        self.asked.append(len(inputs))
+        if self.error is not None:
+            raise self.error
+        return np.eye(len(inputs), 4, dtype=np.float32)
+
+    async def ensure_ready(self) -> None:
+        if not self.starts:
+            raise BackendStartFailed("it does not come up")
+
+    async def restart(self) -> None:
+        self.restarts += 1
+        self.error = None
+
+    async def check(self) -> None:
+        if not self.healthy:
+            raise BackendDied("died on a known good text")
+
+
+async def test_a_server_that_fails_a_known_good_text_ends_the_run_and_blames_no_chunk() -> None:
+    server = Scripted(healthy=False, error=BackendDied("died"))
+    with pytest.raises(BackendDied, match="known good text"):
+        await CarefulEmbedder(server).embed(chunks(4, {}))
+    assert server.asked == [4, 4, 2, 1]
+
+
+async def test_a_server_that_does_not_come_up_ends_the_run() -> None:
+    with pytest.raises(BackendStartFailed):
+        await CarefulEmbedder(Scripted(error=BackendDied("died"), starts=False)).embed(chunks(4, {}))
+
+
+async def test_a_server_that_hangs_is_started_again_and_the_batch_is_kept_whole() -> None:
+    server = Scripted(error=BackendTimeout("no answer"))
+    batch = await CarefulEmbedder(server).embed(chunks(4, {}))
+    assert (server.restarts, server.asked, ordinals(batch)) == (1, [4, 4], ([0, 1, 2, 3], []))

@@ -1,0 +1,186 @@
+"""What a database of each revision holds: a program at work, written down without that program's code.
+
+A new migration adds one entry to `ROWS`: rows for its new tables, and values for its new columns.
+Old entries are never changed: they are what users have.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+
+FIRST_NIGHT = dt.datetime(2026, 3, 29, 1, 59, 59, 123456, tzinfo=dt.UTC)
+MODEL = hashlib.sha256(b"model").hexdigest()
+DIMENSION = 4
+
+
+def axis(number: int) -> bytes:
+    """A unit vector along an axis."""
+    vector: bytes = np.eye(DIMENSION, dtype="<f4")[number].tobytes()
+    return vector
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(text: str, state: str, **more: Any) -> dict[str, Any]:
+    blank = {
+        "sha256": _hash(text), "kind": "pdf", "model_id": 1, "recipe": "r", "state": state, "stage": None,
+        "reason": None, "attempts": 0, "retry_at": None, "claimed_by": None, "title": None, "details": {},
+        "page_count": 0, "characters": 0, "chunk_count": 0, "embedded_count": 0, "failed_count": 0,
+        "created_at": FIRST_NIGHT, "embedded_at": None,
+    }  # fmt: skip
+    return blank | more
+
+
+def _chunk(content_id: int, ordinal: int, text: str, error: str | None = None) -> dict[str, Any]:
+    return {
+        "content_id": content_id, "ordinal": ordinal, "start_char": 10 * ordinal, "end_char": 10 * ordinal + len(text),
+        "page_first": 1, "page_last": None if ordinal else 2, "headings": ["Über", "§ 1"] if ordinal else [],
+        "token_count": 4, "text": text, "error": error,
+    }  # fmt: skip
+
+
+def _document(path: str, text: str | None, current: int | None, pending: int | None, **more: Any) -> dict[str, Any]:
+    blank = {
+        "source_id": 1, "path": path, "size": 5 << 32, "mtime_ns": 1_774_749_599_123_456_789,
+        "sha256": None if text is None else _hash(text), "current_id": current, "pending_id": pending,
+        "problem": None, "found_at": FIRST_NIGHT,
+    }  # fmt: skip
+    return blank | more
+
+
+def _run(run_id: str, state: str, **more: Any) -> dict[str, Any]:
+    blank = {
+        "id": run_id, "state": state, "host": "box", "pid": 4321, "process_started": 1774749590.25,
+        "started_at": FIRST_NIGHT, "heartbeat_at": FIRST_NIGHT, "finished_at": None, "sources": ["/docs"],
+        "chunks_embedded": 0, "error": None,
+    }  # fmt: skip
+    return blank | more
+
+
+_FIRST: Rows = {
+    "models": [
+        {
+            "fingerprint": MODEL, "name": "m", "path": "/models/m.gguf", "size": 45_949_216, "mtime_ns": 7,
+            "dimension": DIMENSION, "active": True, "created_at": FIRST_NIGHT,
+        }
+    ],
+    "sources": [{"root": "/docs", "created_at": FIRST_NIGHT}],
+    "runs": [
+        _run("finished", "complete", finished_at=FIRST_NIGHT, chunks_embedded=3),
+        _run("killed", "running"),
+    ],
+    # Ids are 1, 2, ... in this order.
+    "contents": [
+        _content("done", "embedded", title="Fähre", details={"engine": "pdfium", "metadata": {"Author": "Ada"}},
+                 page_count=2, characters=20, chunk_count=2, embedded_count=2, embedded_at=FIRST_NIGHT),
+        _content("old", "embedded", chunk_count=1, embedded_count=1, embedded_at=FIRST_NIGHT),
+        _content("new", "extracted", chunk_count=2, embedded_count=1, claimed_by="killed"),
+        _content("waits", "discovered", attempts=1, reason="timed out", stage="extract", retry_at=FIRST_NIGHT),
+        _content("partly", "failed", stage="embed", reason="1 of 2", chunk_count=2, embedded_count=1, failed_count=1,
+                 embedded_at=FIRST_NIGHT),
+    ],
+    "documents": [
+        _document("done.pdf", "done", 1, None),
+        _document("copies/done.pdf", "done", 1, None),
+        _document("changed.pdf", "new", 2, 3),
+        _document("waits.pdf", "waits", None, 4),
+        _document("partly.pdf", "partly", 5, None),
+        _document("locked.pdf", None, None, None, problem="permission denied", mtime_ns=0),
+    ],
+    "chunks": [
+        _chunk(1, 0, "first"), _chunk(1, 1, "zweiter Teil, größer"), _chunk(2, 0, "outdated"),
+        _chunk(3, 0, "stored"), _chunk(3, 1, "queued"), _chunk(5, 0, "whole"), _chunk(5, 1, "broken", "too odd"),
+    ],
+    "embeddings": [{"chunk_id": number, "vector": axis(number % DIMENSION)} for number in (1, 2, 3, 4, 6)],
+    "content_embeddings": [
+        {"content_id": number, "method": "mean", "vector": axis(number % DIMENSION)} for number in (1, 2, 5)
+    ],
+    "pending_chunks": [
+        {"chunk_id": 5, "content_id": 3, "tokens": np.asarray([101, 7, 30_000, 102], "<i4").tobytes()}
+    ],
+}  # fmt: skip
+
+_SECOND: Rows = {
+    **_FIRST,
+    "runs": [
+        {**row, "job": job, "window_start": start, "window_end": end, "stop_at": end}
+        for row, job, start, end in zip(
+            _FIRST["runs"],
+            (None, "nightly"),
+            (None, FIRST_NIGHT),
+            (None, FIRST_NIGHT + dt.timedelta(hours=6)),
+            strict=True,
+        )
+    ],
+    "mode_switches": [
+        {
+            "from_mode": "generation", "to_mode": "embedding", "reason": "job", "detail": "nightly",
+            "started_at": FIRST_NIGHT, "finished_at": FIRST_NIGHT + dt.timedelta(seconds=4), "outcome": "done",
+            "phases": {"close": 0.001, "drain": 1.5, "open": 0.0}, "memory_before": 150 << 30, "memory_after": 1 << 20,
+            "device": "GPU 0", "pids_before": [10], "pids_after": [11, 12], "in_flight": 3, "cut": 1, "error": None,
+        },
+        {
+            "from_mode": "idle", "to_mode": "generation", "reason": "operator", "detail": None,
+            "started_at": FIRST_NIGHT, "finished_at": None, "outcome": "running", "phases": {}, "memory_before": None,
+            "memory_after": None, "device": None, "pids_before": [], "pids_after": [], "in_flight": 0, "cut": 0,
+            "error": None,
+        },
+    ],
+    "holds": [{"id": 1, "mode": "mixed", "until": None, "set_at": FIRST_NIGHT, "set_by": "ada"}],
+    "loads": [
+        {
+            "fingerprint": MODEL, "kind": "llama-cpp", "device": "gpu", "seconds": 1.25, "seconds_max": 3.5,
+            "count": 9, "measured_at": FIRST_NIGHT,
+        }
+    ],
+    "job_states": [
+        {
+            "name": "nightly", "known_since": FIRST_NIGHT, "last_started": FIRST_NIGHT, "last_finished": None,
+            "last_outcome": "failed", "failures": 1,
+        }
+    ],
+}  # fmt: skip
+
+ROWS: Mapping[str, Rows] = {"0001": _FIRST, "0002": _SECOND}
+"""What a database holds, by its revision."""
+
+
+def insert(engine: Engine, rows: Rows) -> None:
+    """Put rows into the tables as they are now, parents before children. The database numbers them itself."""
+    tables = sa.MetaData()
+    tables.reflect(engine)
+    with engine.begin() as connection:
+        for table in tables.sorted_tables:
+            for row in rows.get(table.name, ()):
+                connection.execute(table.insert().values(row))
+
+
+def dump(engine: Engine, columns: Mapping[str, Sequence[str]] | None = None) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table, or of some columns of some, as the driver gives it."""
+    with engine.connect() as connection:
+        wanted = columns_of(connection) if columns is None else columns
+        return {table: _all(connection, table, names) for table, names in wanted.items()}
+
+
+def columns_of(connection: Connection) -> dict[str, list[str]]:
+    """The columns of every table that holds the program's data."""
+    inspector = sa.inspect(connection)
+    names = sorted(set(inspector.get_table_names()) - {"alembic_version"})
+    return {name: [column["name"] for column in inspector.get_columns(name)] for name in names}
+
+
+def _all(connection: Connection, table: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    listed = ", ".join(f'"{column}"' for column in columns)
+    rows = connection.exec_driver_sql(f'SELECT {listed} FROM "{table}"')
+    return sorted((tuple(row) for row in rows), key=repr)

@@ -1,0 +1,94 @@
+"""The hold: one at most, over when it says so."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from pipeline.core.errors import StoreError
+from pipeline.core.modes import Mode
+from pipeline.core.schedule import Hold
+from pipeline.store.database import Database
+from pipeline.store.holds import StoredHold, clear_hold, current_hold, remove_ended_hold, set_hold
+from pipeline.store.tables import HoldRow
+
+NOW = dt.datetime(2026, 6, 2, 2, tzinfo=dt.UTC)
+TWO_HOURS = Hold(Mode.MIXED, NOW + dt.timedelta(hours=2))
+FOR_GOOD = Hold(Mode.IDLE)
+
+
+def test_a_hold_counts_until_it_is_over(store: Database) -> None:
+    assert TWO_HOURS.until is not None
+    with store.begin() as session:
+        assert current_hold(session, NOW) is None
+        set_hold(session, TWO_HOURS, "ada", NOW)
+    with store.snapshot() as session:
+        assert current_hold(session, NOW) == StoredHold(TWO_HOURS, NOW, "ada")
+        assert current_hold(session, TWO_HOURS.until - dt.timedelta(seconds=1)) is not None
+        assert current_hold(session, TWO_HOURS.until) is None
+
+
+def test_a_hold_without_an_end_counts_until_it_is_taken_back(store: Database) -> None:
+    with store.begin() as session:
+        set_hold(session, FOR_GOOD, "ada", NOW)
+        held = current_hold(session, NOW + dt.timedelta(days=9999))
+        assert held is not None
+        assert held.hold == FOR_GOOD
+        assert clear_hold(session) == held
+        assert current_hold(session, NOW) is None
+        assert clear_hold(session) is None
+
+
+def test_a_new_hold_takes_the_place_of_the_old_one(store: Database) -> None:
+    later = NOW + dt.timedelta(minutes=1)
+    with store.begin() as session:
+        set_hold(session, TWO_HOURS, "ada", NOW)
+    with store.begin() as session:
+        set_hold(session, FOR_GOOD, "ben", later)
+    with store.snapshot() as session:
+        assert current_hold(session, later) == StoredHold(FOR_GOOD, later, "ben")
+        assert session.scalar(sa.select(sa.func.count()).select_from(HoldRow)) == 1
+
+
+def test_only_a_hold_that_is_over_is_removed(store: Database) -> None:
+    assert TWO_HOURS.until is not None
+    with store.begin() as session:
+        set_hold(session, TWO_HOURS, "ada", NOW)
+        assert remove_ended_hold(session, NOW) is None
+        assert remove_ended_hold(session, TWO_HOURS.until) == StoredHold(TWO_HOURS, NOW, "ada")
+        assert session.scalar(sa.select(sa.func.count()).select_from(HoldRow)) == 0
+        assert remove_ended_hold(session, TWO_HOURS.until) is None
+
+
+def test_there_is_no_second_row(store: Database) -> None:
+    with pytest.raises(StoreError, match="only_one"), store.begin() as session:
+        session.add(HoldRow(id=2, mode="idle", set_at=NOW, set_by="ada"))
+
+
+def test_two_operators_at_once_both_succeed(store: Database) -> None:
+    set_first, errors = threading.Event(), []
+
+    def second() -> None:
+        set_first.wait()
+        try:
+            with store.begin() as session:
+                set_hold(session, FOR_GOOD, "ben", NOW)
+        except Exception as error:  # noqa: BLE001  # a thread's error has to be brought out
+            errors.append(error)
+
+    other = threading.Thread(target=second)
+    other.start()
+    with store.begin() as session:
+        set_hold(session, TWO_HOURS, "ada", NOW)
+        set_first.set()
+        other.join(0.3)
+        assert other.is_alive()  # it waits for this transaction
+    other.join()
+    assert errors == []
+    with store.snapshot() as session:
+        held = current_hold(session, NOW)
+        assert held is not None
+        assert held.set_by == "ben"

@@ -1,0 +1,237 @@
+"""Everything behind the API, in memory: what the daemon fills `Services` with, made of what a test says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.documents import DocumentState
+from pipeline.core.errors import TextQueueFull
+from pipeline.core.modes import Device, Mode, Slot, serves
+from pipeline.switcher.admission import Admission, Gate
+from pipeline.web import shapes
+from pipeline.web.services import Services, Target
+from pipeline.web.uploads import UploadFolder
+
+NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
+KEY = "backend-secret"
+MODELS = {Slot.GENERATION: "tiny-llama", Slot.EMBEDDING: "tiny-minilm"}
+
+
+@dataclass(slots=True)
+class World:
+    """A host whose state is set by hand. failure: raised by whatever is asked next of a service that does things."""
+
+    upstream: str
+    inbox: Path
+    mode: Mode = Mode.MIXED
+    admission: Admission = field(default_factory=lambda: Admission(max_waiting=2, max_wait=5.0))
+    retry_after: float | None = 0.0
+    models: dict[Slot, str] = field(default_factory=lambda: dict(MODELS))
+    rewrite_model: bool = False
+    broken: str | None = None
+    wanted: Mode | None = None
+    failed: dict[Slot, str] = field(default_factory=dict)
+    gpu: shapes.GpuMemory | None = None
+    failure: Exception | None = None
+    hold: float | None = None
+    run: str | None = None
+    run_paths: Sequence[str] | None = None
+    texts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    retried: list[tuple[Sequence[int] | None, Sequence[DocumentState]]] = field(default_factory=list)
+    switches: list[tuple[Mode, str, float | None]] = field(default_factory=list)
+
+    def enter(self, mode: Mode) -> None:
+        """Be in a mode."""
+        self.mode = mode
+        for slot in Slot:
+            self.admission.set_gate(slot, Gate.OPEN if serves(mode, slot) else Gate.CLOSED)
+
+    def services(self) -> Services:
+        """What the application is made with."""
+        return Services(
+            version="9.9",
+            started_at=NOW,
+            admission=self.admission,
+            target=lambda slot: Target(self.upstream, self.models[slot], KEY, self.rewrite_model),
+            retry_after=lambda _: self.retry_after,
+            models=self._models,
+            host=self._host,
+            broken=lambda: self.broken,
+            config=lambda: [shapes.Setting(key="chunk.tokens", value=512, origin="nightshift.toml")],
+            jobs=self._jobs,
+            progress=self._progress,
+            counts=self._counts,
+            switch=self._switch,
+            end_hold=self._end_hold,
+            runs=self._runs,
+            start_run=self._start_run,
+            stop_run=self._stop_run,
+            switches=self._switches,
+            documents=_Documents(self),
+            search=self._search,
+            embed_text=self._embed_text,
+            text_state=self._text_state,
+        )
+
+    def fail_if_told(self) -> None:
+        """Raise what the test wants raised."""
+        if self.failure is not None:
+            raise self.failure
+
+    def _models(self) -> list[shapes.ModelCard]:
+        return [
+            shapes.ModelCard(id=name, slot=slot, status="serving" if serves(self.mode, slot) else "stopped")
+            for slot, name in self.models.items()
+        ]
+
+    def _host(self) -> shapes.HostState:
+        return shapes.HostState(
+            mode=self.mode,
+            since=NOW,
+            wanted=self.wanted or self.mode,
+            wanted_because="job generation",
+            gpu=self.gpu,
+            slots=[
+                shapes.SlotState(
+                    slot=slot,
+                    model=name,
+                    kind="llama-server",
+                    device=Device.CPU,
+                    state="failed" if slot in self.failed else "ready" if serves(self.mode, slot) else "stopped",
+                    gate=self.admission.gate(slot).value,
+                    why_failed=self.failed.get(slot),
+                )
+                for slot, name in self.models.items()
+            ],
+        )
+
+    def _jobs(self) -> shapes.Jobs:
+        wanted = shapes.WantedMode(mode=self.mode, job=None, reason="schedule", until=None)
+        problem = shapes.JobProblem(file="jobs/a.toml", line=3, message="cron: never fires")
+        return shapes.Jobs(now=NOW, wanted=wanted, jobs=[], problems=[problem])
+
+    def _progress(self) -> shapes.RunProgress | None:
+        if self.run is None:
+            return None
+        return shapes.RunProgress(
+            run_id=self.run,
+            phase="working",
+            seconds=2.0,
+            documents_total=10,
+            documents_read=5,
+            documents_done=4,
+            documents_failed=1,
+            chunks_total=100,
+            chunks_done=40,
+            chunks_per_second=20.0,
+            seconds_left=8.0,
+            current="/inbox/a.pdf",
+        )
+
+    async def _counts(self) -> shapes.Counts:
+        self.fail_if_told()
+        documents = {"total": 3} | {state.value: 0 for state in DocumentState} | {"embedded": 2, "failed": 1}
+        return shapes.Counts(documents=documents, chunks={"total": 12, "embedded": 9}, texts={"queued": 1})
+
+    async def _switch(self, mode: Mode, reason: str, hold: float | None) -> shapes.SwitchDone:
+        self.fail_if_told()
+        self.switches.append((mode, reason, hold))
+        self.enter(mode)
+        return shapes.SwitchDone(mode=mode, outcome="done", seconds=1.25, phases={"load": 1.0})
+
+    async def _end_hold(self) -> bool:
+        held, self.hold = self.hold, None
+        return held is not None
+
+    async def _runs(self, limit: int) -> Sequence[shapes.LastRun]:
+        run = shapes.LastRun(run_id="r1", outcome="complete", started_at=NOW, finished_at=NOW, chunks_embedded=7)
+        return [run] * limit
+
+    async def _start_run(self, paths: Sequence[str] | None) -> str:
+        self.fail_if_told()
+        self.run, self.run_paths = "r2", paths
+        return self.run
+
+    async def _stop_run(self) -> bool:
+        return self.run is not None
+
+    async def _switches(self, limit: int) -> Sequence[shapes.SwitchRow]:
+        row = shapes.SwitchRow(
+            id=1,
+            source=Mode.GENERATION,
+            target=Mode.EMBEDDING,
+            reason="schedule",
+            outcome="done",
+            started_at=NOW,
+            finished_at=NOW,
+            seconds=1.5,
+            phases={"drain": 0.5},
+        )
+        return [row] * limit
+
+    async def _search(self, text: str, k: int) -> shapes.SearchResults:
+        self.fail_if_told()
+        hit = shapes.SearchHit(rank=1, score=0.5, file="/inbox/a.pdf", title="A", pages=(1, 2), heading=None, text=text)
+        return shapes.SearchResults(query=text, model="tiny-minilm", results=[hit] * k)
+
+    async def _embed_text(self, text: str, metadata: dict[str, Any]) -> shapes.TextTaken:
+        if len(self.texts) >= 2:
+            raise TextQueueFull(2)
+        self.texts.append((text, metadata))
+        return shapes.TextTaken(id=f"t{len(self.texts)}", waiting=len(self.texts))
+
+    async def _text_state(self, text_id: str) -> shapes.TextState | None:
+        return shapes.TextState(id=text_id, status="queued") if text_id in ("t1", "t2") else None
+
+
+@dataclass(slots=True)
+class _Documents:
+    world: World
+
+    async def list(self, states: Sequence[DocumentState] | None, limit: int, offset: int) -> Sequence[Any]:
+        lines = [_line(1, DocumentState.EMBEDDED), _line(2, DocumentState.FAILED), _line(3, DocumentState.EMPTY)]
+        return [line for line in lines if states is None or line.state in states][offset : offset + limit]
+
+    async def show(self, document_id: int) -> shapes.DocumentDetail | None:
+        if document_id != 1:
+            return None
+        chunk = shapes.ChunkLine(
+            ordinal=0, page_first=1, page_last=1, headings=["H"], tokens=9, embedded=True, error=None, text="words"
+        )
+        return shapes.DocumentDetail(
+            **_line(1, DocumentState.EMBEDDED).model_dump(),
+            kind="pdf",
+            size=10,
+            sha256="ab",
+            stage=None,
+            attempts=1,
+            retry_at=None,
+            embedded_at=NOW,
+            details={},
+            replacing=False,
+            chunk_list=[chunk],
+        )
+
+    async def retry(self, document_ids: Sequence[int] | None, states: Sequence[DocumentState]) -> int:
+        self.world.retried.append((document_ids, states))
+        return 1 if document_ids else 2
+
+    async def upload(self, name: str, parts: AsyncIterator[bytes]) -> shapes.Uploaded:
+        return await UploadFolder(self.world.inbox).write(name, parts)
+
+
+def _line(document_id: int, state: DocumentState) -> shapes.DocumentLine:
+    return shapes.DocumentLine(
+        id=document_id,
+        file=f"/inbox/{document_id}.pdf",
+        state=state,
+        reason=None,
+        title=None,
+        pages=1,
+        chunks=1,
+        embedded=1,
+    )
