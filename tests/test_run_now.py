@@ -274,7 +274,10 @@ def test_what_is_wrong_is_one_clear_line_and_an_exit_code(
     result = host.run(*arguments)
     assert result.returncode == code, result
     assert message in result.stderr
-    assert len(result.stderr.splitlines()) == (4 if "--no-such-option" in arguments else 1)
+    lines = result.stderr.splitlines()
+    if "--no-such-option" in arguments:  # the usage above it wraps where the path of the interpreter is long
+        lines = [line for line in lines if line.startswith("Error:")]
+    assert len(lines) == 1
     assert "documents 0 of 0" not in result.stdout
     if "--json" in arguments:
         assert message in json.loads(result.stdout)["error"]
@@ -392,8 +395,7 @@ def test_a_terminal_shows_a_live_view(host: Host) -> None:
     os.close(leader)
     assert process.wait(timeout=10) == 0
     screen = seen.decode(errors="replace")
-    assert "chunks/s" in screen
-    assert "left" in screen
+    assert "chunks/s" in screen  # the time left is for runs that last: tests/cli/test_view.py
     assert ".pdf" in screen
     assert "\x1b[" in screen
     assert "Complete: 3 of 3 documents" in screen
