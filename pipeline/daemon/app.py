@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from pipeline.backends.accelerator import Accelerator, Reading, find_accelerator, gpu_vendor, wait_released
+from pipeline.backends.accelerator import find_accelerator, gpu_vendor
 from pipeline.backends.launch import Gpu, Programs
 from pipeline.backends.models import resolve
 from pipeline.backends.options import GenerationOptions
@@ -26,6 +26,7 @@ from pipeline.core.shift import Margins
 from pipeline.daemon.governor import Governor
 from pipeline.daemon.host import Host
 from pipeline.daemon.journal import StoredJournal
+from pipeline.daemon.memory import DeviceMemory
 from pipeline.daemon.notify import notify
 from pipeline.daemon.runs import Runs
 from pipeline.daemon.servers import SlotModel, SlotServer, find_programs, kind_of, make_server
@@ -166,7 +167,7 @@ async def _build(
 
     switcher = Switcher(
         admission=admission,
-        memory=_Memory(accelerator, settings),
+        memory=DeviceMemory(accelerator, settings),
         journal=StoredJournal(store, metrics),
         make_server=fresh,
         configured=slot_models.keys(),
@@ -354,30 +355,3 @@ class JobFiles:
     def _report(self) -> None:
         for problem in self.loaded.problems:
             log.error("a job file has a mistake", problem=str(problem))
-
-
-class _Memory:
-    """The device's memory, as the switcher asks for it."""
-
-    def __init__(self, accelerator: Accelerator | None, settings: Settings) -> None:
-        self.name = accelerator.name if accelerator else None
-        self._accelerator = accelerator
-        self._tolerance = settings.switch.release_tolerance_mib << 20
-        self._deadline = settings.switch.release_timeout
-
-    async def used(self) -> int | None:
-        """Bytes in use; None without a GPU, or where it does not answer."""
-        if self._accelerator is None:
-            return None
-        try:
-            return (await asyncio.to_thread(self._accelerator.read)).used_bytes
-        except OSError:
-            return None
-
-    async def released(self, pids: set[int], baseline: int | None) -> str | None:
-        """Wait for the proof."""
-        before = None if baseline is None else Reading(baseline, 0, frozenset())
-        released = await wait_released(
-            self._accelerator, before, pids, tolerance_bytes=self._tolerance, deadline_s=self._deadline
-        )
-        return None if released.ok else released.why

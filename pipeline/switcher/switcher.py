@@ -83,8 +83,15 @@ class Memory(Protocol):
         """Bytes in use, by anybody."""
         ...
 
-    async def released(self, pids: set[int], baseline: int | None) -> str | None:
-        """Wait for the proof that `pids` hold nothing any more; why there is none, or None."""
+    async def mark(self) -> None:
+        """Remember how it stands now, before anything of ours is loaded."""
+        ...
+
+    async def released(self, pids: set[int], *, to_mark: bool) -> str | None:
+        """Wait for the proof that `pids` hold nothing any more; why there is none, or None.
+
+        to_mark: nothing else of ours is on the device, so that it has to be as it was at the mark.
+        """
         ...
 
 
@@ -125,7 +132,6 @@ class Switcher:
         self._lock = asyncio.Lock()
         self._prepared: dict[tuple[Slot, Device], Server] = {}
         self._stopped_pids: set[int] = set()
-        self._baseline: int | None = None
 
     def placement(self, mode: Mode) -> Placement:
         """Where each slot of a mode runs on this host."""
@@ -270,7 +276,7 @@ class Switcher:
     async def _prove_release(self, without: Server | None = None) -> None:
         """Raises ReleaseFailed, and remembers: nothing is started until this has passed."""
         on_gpu = any(server.device is Device.GPU for server in self.servers.values() if server is not without)
-        why = await self._memory.released(self._stopped_pids, None if on_gpu else self._baseline)
+        why = await self._memory.released(self._stopped_pids, to_mark=not on_gpu)
         self.unreleased = why
         if why is not None:
             self.mode = Mode.IDLE if not self.servers else self.mode
@@ -279,7 +285,7 @@ class Switcher:
 
     async def _start(self, record: SwitchRecord, starts: Placement) -> None:
         if not any(server.device is Device.GPU for server in self.servers.values()):
-            self._baseline = await self._memory.used()
+            await self._memory.mark()
         fresh = {slot: self._take(slot, device) for slot, device in starts.items()}
         servers = list(fresh.values())
         try:

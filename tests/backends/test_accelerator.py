@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -51,18 +51,20 @@ class FakeMemory:
 
 
 class FakeProcess:
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, used: int | None) -> None:
         self.pid = pid
+        self.usedGpuMemory = used
 
 
 class FakeNvml:
-    """The part of `pynvml` that is used. A GPU is its (used, total, pids)."""
+    """The part of `pynvml` that is used. A GPU is its (used, total, pids); `held` is by a process, on each GPU."""
 
     NVMLError = FakeNvmlError
 
     def __init__(self, gpus: Sequence[tuple[int, int, Sequence[int]]], *, driver: bool = True) -> None:
         self.gpus = gpus
         self.driver = driver
+        self.held: dict[int, int] = {}
 
     def nvmlInit(self) -> None:  # noqa: N802  pynvml's names
         self._require_driver()
@@ -84,7 +86,7 @@ class FakeNvml:
         return FakeMemory(self.gpus[handle][0], self.gpus[handle][1])
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[FakeProcess]:  # noqa: N802
-        return [FakeProcess(pid) for pid in self.gpus[handle][2]]
+        return [FakeProcess(pid, self.held.get(pid)) for pid in self.gpus[handle][2]]
 
     def _require_driver(self) -> None:
         if not self.driver:
@@ -115,15 +117,18 @@ def sleeping() -> subprocess.Popen[bytes]:
 
 
 def reading(used_mib: int, *pids: int) -> Reading:
-    return Reading(used_mib * MIB, 1000 * MIB, frozenset(pids))
+    return Reading(used_mib * MIB, 1000 * MIB, dict.fromkeys(pids))
 
 
 def test_amd_is_read_from_sysfs(amd_root: Path) -> None:
     accelerator = find_accelerator(amd_root, nvml=FakeNvml([], driver=False))
     assert accelerator is not None
     assert (accelerator.vendor, accelerator.name) == ("amd", "AMD (card0, card1)")
-    assert accelerator.read() == Reading(150 * MIB, 2000 * MIB, frozenset({4711}))
+    assert accelerator.read() == Reading(150 * MIB, 2000 * MIB, {4711: None})
     assert gpu_vendor(amd_root) == "amd"
+    for gpu, held in (("vram_100", 30), ("vram_200", 12)):
+        write(amd_root / "sys/class/kfd/kfd/proc/4711" / gpu, f"{held}\n")
+    assert accelerator.read().held_bytes == {4711: 42}
     (amd_root / "sys/class/drm/card0/device/mem_info_vram_used").write_text("nonsense")
     with pytest.raises(OSError, match="make no sense"):
         accelerator.read()
@@ -141,13 +146,15 @@ def test_nvidia_is_read_from_nvml() -> None:
     accelerator = NvidiaAccelerator.find(nvml, None)
     assert accelerator is not None
     assert accelerator.name == "Fake 0, Fake 1"
-    assert accelerator.read() == Reading(30, 200, frozenset({1, 2, 3}))
+    assert accelerator.read() == Reading(30, 200, {1: None, 2: None, 3: None})
+    nvml.held = {1: 4, 2: 5}
+    assert accelerator.read().held_bytes == {1: 4, 2: 10, 3: None}
     nvml.driver = False
     with pytest.raises(OSError, match="Driver Not Loaded"):
         accelerator.read()
     second = NvidiaAccelerator.find(FakeNvml(nvml.gpus), "1")
     assert second is not None
-    assert second.read() == Reading(20, 100, frozenset({2, 3}))
+    assert second.read() == Reading(20, 100, {2: None, 3: None})
     assert NvidiaAccelerator.find(FakeNvml(nvml.gpus), "-1") is None
 
 
@@ -202,6 +209,32 @@ async def test_a_release_that_does_not_come_is_said_to_have_failed(gpu: Scripted
 
 async def test_the_memory_counts_only_against_a_baseline() -> None:
     assert (await wait_released(Scripted(reading(900)), None, set(), deadline_s=0)).ok
+
+
+@pytest.mark.parametrize(
+    ("held_before", "held_after", "used_after", "ok"),
+    [
+        ({}, {7: 300}, 400, True),  # all that is more is a stranger's
+        ({7: 200}, {7: 300}, 400, False),  # 200 of the 300 are nobody's that the driver knows
+        ({7: 300}, {7: 100}, 400, False),  # a stranger that shrank does not pay for what we left
+        ({}, {7: None}, 400, False),  # how much it holds is not known
+    ],
+)
+async def test_what_others_took_meanwhile_is_not_ours_to_give_back(
+    held_before: dict[int, int], held_after: dict[int, int | None], used_after: int, ok: bool
+) -> None:
+    def at(used: int, held: Mapping[int, int | None]) -> Reading:
+        return Reading(
+            used * MIB, 1000 * MIB, {pid: None if size is None else size * MIB for pid, size in held.items()}
+        )
+
+    before, after = at(100, held_before), at(used_after, held_after)
+    released = await wait_released(
+        Scripted(after), before, {2**22 + 1}, tolerance_bytes=20 * MIB, deadline_s=0, others_may_grow=True
+    )
+    assert released.ok is ok, released.why
+    strict = await wait_released(Scripted(after), before, {2**22 + 1}, tolerance_bytes=20 * MIB, deadline_s=0)
+    assert not strict.ok
 
 
 async def test_without_a_gpu_the_end_of_the_processes_is_the_release() -> None:

@@ -84,6 +84,8 @@ class FakeHost:
         self.leaked: set[int] = set()
         self.name: str | None = "fake"
         self.written: list[SwitchRecord] = []
+        self.marked_with: int | None = None
+        self.proofs: list[bool] = []
         self.admission = Admission(max_waiting=3, max_wait=5.0)
         self.switcher = Switcher(
             admission=self.admission,
@@ -105,7 +107,11 @@ class FakeHost:
     async def used(self) -> int | None:
         return 100 + 10 * len(self.running) + len(self.leaked)
 
-    async def released(self, pids: set[int], baseline: int | None) -> str | None:
+    async def mark(self) -> None:
+        self.marked_with = sum(server.device is Device.GPU for server in self.running)
+
+    async def released(self, pids: set[int], *, to_mark: bool) -> str | None:
+        self.proofs.append(to_mark)
         held = pids & (self.leaked | {pid for server in self.running for pid in server.pids()})
         return f"processes {sorted(held)} still hold memory" if held else None
 

@@ -192,6 +192,15 @@ async def test_a_failed_release_is_never_loaded_over() -> None:
     assert not host.switcher.unreleased
 
 
+async def test_the_memory_has_to_come_back_only_where_nothing_of_ours_stays() -> None:
+    host = FakeHost()
+    await host.switcher.switch(Mode.MIXED, "schedule")  # the language model on the GPU, embedding on the CPU
+    assert host.marked_with == 0
+    await host.switcher.switch(Mode.GENERATION, "schedule")
+    await host.switcher.switch(Mode.IDLE, "schedule")
+    assert host.proofs == [True, False, True]
+
+
 async def test_a_server_that_died_is_started_again_and_a_later_one_is_left_alone() -> None:
     host = FakeHost()
     await host.switcher.switch(Mode.MIXED, "schedule")
