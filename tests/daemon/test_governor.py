@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ class World:
             self.store.close()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -154,3 +155,19 @@ async def test_a_run_that_nothing_can_do_is_answered(tmp_path: Path) -> None:
         await world.until(lambda: run_id in world.runs.failed)
         assert "does not start" in world.runs.failed[run_id].error
         await world.until(lambda: world.mode is Mode.GENERATION)
+
+
+async def test_a_host_that_nobody_can_look_after_is_called_broken(tmp_path: Path) -> None:
+    world = World(tmp_path, Mode.GENERATION)
+    world.governor.blind = 0.2
+    async with world.governed():
+        await world.until(lambda: world.mode is Mode.GENERATION)
+        assert world.governor.broken is None
+        with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as spoiler:
+            spoiler.execute("DROP TABLE job_states")
+        world.governor._look_due = 0.0  # its next look was due long ago
+        world.governor.wake()
+        await world.until(lambda: world.governor.problem)
+        assert "has not been looked after" in (world.governor.broken or "")
+        assert world.governor.problem is not None
+        assert world.governor.problem in (world.governor.broken or "")

@@ -69,7 +69,7 @@ async def test_events_are_passed_on_as_they_come(gateway: Gateway) -> None:
         await connection.chunk(b"")
 
     gateway.upstream.behave = behave
-    async with asyncio.timeout(3), gateway.http.stream("POST", "/v1/chat/completions", json=CHAT) as answer:
+    async with asyncio.timeout(30), gateway.http.stream("POST", "/v1/chat/completions", json=CHAT) as answer:
         parts = answer.aiter_raw()
         assert await anext(parts) == WHOLE
         assert gateway.world.admission.in_flight(Slot.GENERATION) == 1
@@ -170,7 +170,7 @@ async def test_a_client_that_hangs_up_in_a_stream_ends_the_backends_request(gate
     async with httpx.AsyncClient(base_url=gateway.url) as client:
         async with client.stream("POST", "/v1/chat/completions", json=CHAT) as answer:
             assert await anext(answer.aiter_raw()) == WHOLE
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             await gateway.upstream.gone.wait()
     await until(lambda: gateway.world.admission.in_flight(Slot.GENERATION) == 0)
     await until(lambda: counted(gateway, "client_gone") == 1)
@@ -180,7 +180,7 @@ async def test_a_client_that_hangs_up_before_the_answer_ends_the_backends_reques
     gateway.upstream.behave = gateway.upstream.hang
     with pytest.raises(httpx.ReadTimeout):
         await gateway.http.post("/v1/chat/completions", json=CHAT, timeout=0.3)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await gateway.upstream.gone.wait()
     await until(lambda: gateway.world.admission.in_flight(Slot.GENERATION) == 0)
 
@@ -204,7 +204,7 @@ async def test_a_stream_that_is_cut_ends_with_an_error_event(gateway: Gateway) -
     await until(lambda: bool(gateway.upstream.received))
     await asyncio.sleep(0.1)
     assert gateway.world.admission.cut(Slot.GENERATION) == 1
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         got = await stream
         await gateway.upstream.gone.wait()
     assert got.startswith(WHOLE + b'data: {"error"')  # the beginning of an event was kept back
@@ -225,7 +225,7 @@ async def test_a_cut_after_the_end_of_the_stream_adds_nothing(gateway: Gateway) 
     await until(lambda: bool(gateway.upstream.received))
     await asyncio.sleep(0.1)
     gateway.world.admission.cut(Slot.GENERATION)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         assert await stream == WHOLE + DONE
 
 
@@ -246,7 +246,7 @@ async def test_an_answer_that_is_cut_before_its_first_byte_is_a_503(gateway: Gat
     await until(lambda: bool(gateway.upstream.received))
     await asyncio.sleep(0.05)
     gateway.world.admission.cut(Slot.EMBEDDING)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         answer = await asked
         await gateway.upstream.gone.wait()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "91")
