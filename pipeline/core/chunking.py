@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.core.documents import Chunk, Extracted
-from pipeline.core.outline import Outline
+from pipeline.core.outline import Outline, Prefixes
 from pipeline.core.segmentation import (
     Break,
     character_breaks,
@@ -44,6 +44,9 @@ TINY = 8
 
 _UNCOUNTED = 8
 """A piece longer than this many characters a token of the limit is divided before it is counted."""
+
+_PREFIX_SHARE = 3
+"""The header of a table may take one part in so many of the room in a chunk; a longer one is not repeated."""
 
 _LONGEST_CHARACTER = 32
 """Code points; families with skin tones and stacked vowel signs stay below it."""
@@ -77,7 +80,9 @@ def chunk(document: Extracted, tokenizer: Tokenizer, *, limit: int, overlap: int
     overlap: most tokens, without special ones, that a chunk repeats of the one before it. Nothing
         is repeated across a heading, nor more than the one chunk before.
 
-    Every character is in at least one chunk; whitespace belongs to what it follows. Raises
+    Every character is in at least one chunk; whitespace belongs to what it follows. A chunk that
+    begins among the rows of a table is counted, and later embedded, with the table's header before
+    it, where that leaves room for rows. Raises
     ValueError where the limit leaves no room, the overlap is half the limit or more, or one
     character alone makes more tokens than fit.
     """
@@ -101,6 +106,8 @@ class _Chunker:
         self.overlap = overlap
         self.outline = Outline(document)
         self.chunks: list[Chunk] = []
+        self.tables = Prefixes(document)
+        self.prefix_tokens: dict[str, int] = {"": 0}
 
     def run(self) -> list[Chunk]:
         for group in self._groups():
@@ -111,6 +118,19 @@ class _Chunker:
 
     def _encode(self, start: int, end: int) -> Sequence[int]:
         return self.tokenizer.encode(self.text[start:end])
+
+    def _encode_whole(self, start: int, end: int) -> Sequence[int]:
+        """As `_encode`, with what stands before a chunk that begins at `start`."""
+        return self.tokenizer.encode(self._prefix(start) + self.text[start:end])
+
+    def _prefix(self, start: int) -> str:
+        prefix = self.tables.at(start)
+        return prefix if self._tokens_of(prefix) * _PREFIX_SHARE <= self.room else ""
+
+    def _tokens_of(self, prefix: str) -> int:
+        if prefix not in self.prefix_tokens:
+            self.prefix_tokens[prefix] = len(self.tokenizer.encode(prefix)) - self.special
+        return self.prefix_tokens[prefix]
 
     def _count(self, start: int, end: int) -> int:
         return max(0, len(self._encode(start, end)) - self.special) if end > start else 0
@@ -201,9 +221,12 @@ class _Chunker:
         while pieces:
             core = pieces[0].start
             start = self._overlap_start(taken, core) if taken else core
-            repeated = self._count(start, core)
+            repeated = self._count(start, core) + self._tokens_of(self._prefix(start))
             if repeated + pieces[0].weight > self.room:
-                start, repeated = core, 0
+                start, repeated = core, self._tokens_of(self._prefix(core))
+            if repeated + pieces[0].weight > self.room:
+                repeated = 0
+                self.tables.leave_out(core)
             room = self.room - repeated
             if room < left < room + room // 4:
                 room = min(room, left * 5 // 8)  # two even chunks, rather than a full one and a remnant
@@ -234,7 +257,7 @@ class _Chunker:
         core = pieces[0].start
         weights = [pieces[i].weight for i in range(number)]
         guess = repeated + sum(weights)
-        tokens = self._encode(start, pieces[number - 1].end)
+        tokens = self._encode_whole(start, pieces[number - 1].end)
         actual = self._weight(start, pieces[number - 1].end, len(tokens) - self.special)
         if number < len(pieces) and actual * 5 < guess * 4:
             scaled = self.room * guess // max(1, actual, guess // 4) - repeated
@@ -246,9 +269,11 @@ class _Chunker:
                 room = room * 3 // 4
             elif start < core:
                 start = core
+            elif self._prefix(start):
+                self.tables.leave_out(start)
             else:  # cannot be with a tokenizer that counts the same text alike each time
                 raise ValueError(f"{self.text[start : start + 40]!r}... makes {len(tokens)} tokens now, fewer before")
-            tokens = self._encode(start, pieces[number - 1].end)
+            tokens = self._encode_whole(start, pieces[number - 1].end)
         taken = [pieces.popleft() for _ in range(number)]
         self._append(start, taken[-1].end, tokens)
         return taken
@@ -259,7 +284,7 @@ class _Chunker:
         """More pieces, where together they make far fewer tokens than each alone; one try."""
         more = _choose_end(pieces, room)
         if more > number:
-            longer = self._encode(start, pieces[more - 1].end)
+            longer = self._encode_whole(start, pieces[more - 1].end)
             if len(longer) <= self.limit:
                 return more, longer
         return number, tokens
@@ -304,6 +329,7 @@ class _Chunker:
                 page_last=page_last,
                 headings=self.outline.path(first, last),
                 tokens=tokens,
+                prefix=self._prefix(start),
             )
         )
 

@@ -50,6 +50,31 @@ class Heading:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """A table with a header: its rows are `text[start:end]`, and those before `body` say what the columns mean."""
+
+    start: int
+    body: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """What OCR made of the pages without text.
+
+    engine: the program and its version. languages: those it looked for. pages: the numbers of those whose text it gave.
+    confidence: its own, 0 to 100, as the mean over the characters of these; None without any. failed: why it said
+    nothing about a page, by the page's number.
+    """
+
+    engine: str
+    languages: str
+    pages: Sequence[int] = ()
+    confidence: float | None = None
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Extracted:
     """The text of one document.
 
@@ -59,6 +84,8 @@ class Extracted:
     title: what the document calls itself, or None.
     metadata: author, subject, dates and so on, as the file has them.
     engine: the library that read it.
+    tables: those whose header is known, in order; none lies in another.
+    ocr: None where it was not asked for, or there was no need.
     """
 
     text: str
@@ -67,6 +94,8 @@ class Extracted:
     title: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     engine: str = ""
+    tables: Sequence[Table] = ()
+    ocr: Recognition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +104,8 @@ class Chunk:
 
     page_first, page_last: 1-based and inclusive; None where the format knows no pages.
     headings: the titles above it, outermost first.
-    tokens: its token ids, special tokens included, never more than the limit.
+    tokens: the ids of `prefix + text`, special tokens included, never more than the limit.
+    prefix: the header of the table that it begins inside of, which its rows would mean nothing without.
     """
 
     ordinal: int
@@ -86,6 +116,7 @@ class Chunk:
     page_last: int | None
     headings: tuple[str, ...]
     tokens: Sequence[int]
+    prefix: str = ""
 
 
 class Tokenizer(Protocol):

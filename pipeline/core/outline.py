@@ -1,4 +1,4 @@
-"""Which sections, headings and pages the places of a document belong to. Knows offsets; knows no tokens."""
+"""Which sections, headings, pages and tables the places of a document belong to. Knows offsets; knows no tokens."""
 
 from __future__ import annotations
 
@@ -85,6 +85,28 @@ class Outline:
 
     def _page(self, at: int) -> int:
         return self._pages[max(0, bisect_right(self._page_starts, at) - 1)].number
+
+
+class Prefixes:
+    """What a chunk of `document` needs before it to be understood: the header of the table that it begins inside of."""
+
+    def __init__(self, document: Extracted) -> None:
+        self._text = document.text
+        self._tables = document.tables
+        self._starts = [table.start for table in document.tables]
+        self._left_out: set[int] = set()
+
+    def at(self, start: int) -> str:
+        """The header's lines, a newline after each; empty where text[start:] begins in no table's body."""
+        index = bisect_right(self._starts, start) - 1
+        if index < 0 or start in self._left_out:
+            return ""
+        table = self._tables[index]
+        return self._text[table.start : table.body].rstrip() + "\n" if table.body <= start < table.end else ""
+
+    def leave_out(self, start: int) -> None:
+        """From now on, nothing stands before a chunk that begins at `start`: there is no room."""
+        self._left_out.add(start)
 
 
 def _sections(text: str, line_ends: Mapping[int, int]) -> Iterator[Section]:

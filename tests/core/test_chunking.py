@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.chunking import MIN_ROOM, chunk
-from pipeline.core.documents import Chunk, Extracted, Heading, Page
+from pipeline.core.documents import Chunk, Extracted, Heading, Page, Table
 from pipeline.core.segmentation import may_cut
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ def documents(draw: st.DrawFn) -> Extracted:
     headings = [Heading(at, level, f"H{at}") for at, level in zip(sorted(offsets), levels, strict=True)]
     cuts = sorted({0, len(text), *draw(st.lists(st.integers(0, len(text)), max_size=3))})
     pages = [Page(number, a, b) for number, (a, b) in enumerate(pairwise(cuts), start=1)]
-    return Extracted(text, pages=pages, headings=headings)
+    places = sorted(draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    tables = [Table(*three) for three in zip(places[::3], places[1::3], places[2::3], strict=False)]
+    return Extracted(text, pages=pages, headings=headings, tables=tables)
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda tokenizer: type(tokenizer).__name__)
@@ -122,8 +124,10 @@ def test_guarantees(tokenizer: Tokenizer, document: Extracted, limit: int, share
     special = len(tokenizer.encode(""))
     for piece in chunks:
         assert piece.text == text[piece.start : piece.end]
-        assert list(piece.tokens) == list(tokenizer.encode(piece.text))
+        assert list(piece.tokens) == list(tokenizer.encode(piece.prefix + piece.text))
         assert len(piece.tokens) <= limit
+        inside = [table for table in document.tables if table.body <= piece.start < table.end]
+        assert piece.prefix in ["", *(text[table.start : table.body].rstrip() + "\n" for table in inside)]
     for before, after in pairwise(chunks):
         assert before.start < after.start <= before.end < after.end
         repeated = text[after.start : before.end]
@@ -374,3 +378,39 @@ def test_hostile_text_costs_linear_time(text: str) -> None:
     assert sum(len(piece.text) for piece in chunks) < 1.5 * len(text)
     assert tokenizer.characters < 8 * len(text)
     assert tokenizer.calls < len(text) // 2
+
+
+ROWS = "".join(f"Store {number} | {number * 7} crates | {number} barrels\n" for number in range(40))
+HEADER = "Place | Dry goods | Wet goods\n"
+
+
+def with_table(before: str, header: str, after: str) -> Extracted:
+    """The rows under this header, between two texts."""
+    start = len(before)
+    return Extracted(
+        f"{before}{header}{ROWS}{after}", tables=[Table(start, start + len(header), start + len(header + ROWS))]
+    )
+
+
+@pytest.mark.parametrize("overlap", [0, 12])
+def test_a_table_over_many_chunks_repeats_its_header_before_each(overlap: int) -> None:
+    document = with_table(PROSE * 3 + "\n\n", HEADER, "\n" + PROSE * 3)
+    chunks = chunk(document, Words(), limit=60, overlap=overlap)
+    rows = [piece for piece in chunks if "| 140 crates" in piece.text or piece.text.startswith("Store")]
+    assert len(rows) > 4
+    for piece in chunks:
+        begins_inside = document.tables[0].body <= piece.start < document.tables[0].end
+        assert piece.prefix == (HEADER if begins_inside else "")
+        assert list(piece.tokens) == Words().encode(piece.prefix + piece.text)
+        assert len(piece.tokens) <= 60
+    assert "".join(document.text[piece.start : piece.end] for piece in chunks if not overlap) in ("", document.text)
+
+
+def test_a_header_that_leaves_no_room_for_rows_is_not_repeated() -> None:
+    document = with_table("", "Place in the " + "long and windy " * 8 + "valley | Dry | Wet\n", "")
+    assert {piece.prefix for piece in chunk(document, Words(), limit=50, overlap=0)} == {""}
+
+
+def test_no_chunk_of_a_table_ends_inside_a_row() -> None:
+    for piece in chunk(with_table("", HEADER, ""), Words(), limit=60, overlap=0):
+        assert piece.text.endswith("barrels\n")

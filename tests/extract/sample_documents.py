@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from pypdf import PdfReader, PdfWriter
 from reportlab.lib.pagesizes import A4
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.cidfonts import UnicodeCIDFont
+from reportlab.pdfbase.pdfmetrics import stringWidth
 from reportlab.pdfgen.canvas import Canvas
 
 if TYPE_CHECKING:
@@ -54,6 +56,57 @@ def pdf(
         canvas.showPage()
     canvas.save()
     return target.getvalue()
+
+
+Drawn = tuple[float, float, str, str, float]
+"""x, y from the upper edge, a line, its font and the size of its letters."""
+
+
+def drawn_pdf(pages: Sequence[Sequence[Drawn]], *, rotate: int = 0) -> bytes:
+    """A PDF whose lines are drawn in the order and at the places given; the page is shown turned by `rotate`."""
+    target = io.BytesIO()
+    width, height = A4
+    canvas = Canvas(target, pagesize=A4 if rotate % 180 == 0 else (height, width), invariant=1)
+    for lines in pages:
+        canvas.setPageRotation(rotate)
+        if rotate == 90:
+            canvas.transform(0, 1, -1, 0, height, 0)
+        elif rotate == 180:
+            canvas.transform(-1, 0, 0, -1, width, height)
+        elif rotate == 270:
+            canvas.transform(0, -1, 1, 0, 0, width)
+        for x, y, text, font, size in lines:
+            canvas.setFont(font, size)
+            canvas.drawString(x, height - y, text)
+        canvas.showPage()
+    canvas.save()
+    return target.getvalue()
+
+
+PROSE = (
+    "When the ferry came in that evening, nobody on the quay had expected it, and the harbour master was still at the "
+    "table with his sister, who kept the books of three boats and a shed full of nets. They went down together in the "
+    "rain. What they saw was a hull without lights, and on its deck eleven crates, each of them marked with the name "
+    "of an island that neither of them knew. She counted them twice. He signed for them, because somebody had to, and "
+    "had them carried into the shed, where they stood for the rest of the winter between the nets and the paint. "
+)
+
+
+def prose(line: int, width: float = 470, size: float = 10) -> list[str]:
+    """`line` lines of prose, no two of which are alike, that fill a column of this width."""
+    words = itertools.cycle(PROSE.split())
+    lines: list[str] = []
+    for number in range(line):
+        text = f"{next(words)} {number}"
+        while stringWidth(f"{text} {(word := next(words))}", "Times-Roman", size) < width:
+            text += f" {word}"
+        lines.append(text)
+    return lines
+
+
+def body(lines: Sequence[str], *, x: float = 60, top: float = 110, step: float = 13, size: float = 10) -> list[Drawn]:
+    """Lines below each other, in the font of the text."""
+    return [(x, top + step * row, line, "Times-Roman", size) for row, line in enumerate(lines)]
 
 
 def encrypted_pdf(data: bytes, user: str, owner: str, algorithm: str) -> bytes:

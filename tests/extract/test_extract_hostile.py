@@ -141,3 +141,10 @@ def test_an_outline_in_a_circle_ends() -> None:
     assert looped != circle
     for engine in ENGINES:
         assert isinstance(outcome(looped, DocumentKind.PDF, engine), Extracted)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_page_is_told_of_as_it_is_read(engine: PdfEngine) -> None:
+    told: list[int] = []
+    found = extract(pdf([["One"], [], ["Three"]]), DocumentKind.PDF, "a.pdf", pdf_engine=engine, step=told.append)
+    assert (told, len(found.pages)) == ([1, 1, 1], 3)

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from pipeline.core.documents import DocumentKind
-from pipeline.core.errors import Broken, Encrypted, ExtractionError
+from pipeline.core.errors import Encrypted, ExtractionError
 from pipeline.ingest.extract import extract
 from pipeline.ingest.extract.sniff import identify
 from tests.extract.sample_documents import docx, p, pdf
@@ -28,12 +28,9 @@ def refusal(data: bytes, kind: DocumentKind, name: str) -> ExtractionError:
     return caught.value
 
 
-def test_a_docx_named_pdf_and_a_pdf_named_docx_are_to_be_renamed() -> None:
-    error = refusal(docx(p("Hello")), DocumentKind.PDF, "report.PDF")
-    assert error.reason == "named .PDF, but its content is a Word document (DOCX): rename it"
-    assert isinstance(error, Broken)
-    error = refusal(pdf([["Hello"]]), DocumentKind.DOCX, "letter.docx")
-    assert error.reason == "named .docx, but its content is a PDF: rename it"
+def test_a_docx_named_pdf_and_a_pdf_named_docx_are_read_as_what_they_are() -> None:
+    assert extract(docx(p("Hello")), DocumentKind.PDF, "report.PDF").text.strip() == "Hello"
+    assert extract(pdf([["Hello"]]), DocumentKind.DOCX, "letter.docx").text.strip() == "Hello"
 
 
 @pytest.mark.parametrize(

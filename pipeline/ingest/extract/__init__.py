@@ -15,10 +15,14 @@ from pipeline.core.errors import Broken, ExtractionError
 from pipeline.ingest.extract.docx import read_docx
 from pipeline.ingest.extract.note import read_note
 from pipeline.ingest.extract.pdf import PdfEngine, read_pdf
+from pipeline.ingest.extract.reading import unheard
 from pipeline.ingest.extract.sniff import check_content
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from pipeline.ingest.extract.reading import Step
+    from pipeline.ingest.extract.scans import Recogniser
 
 __all__ = ["PdfEngine", "extract"]
 
@@ -30,6 +34,8 @@ def extract(
     *,
     pdf_engine: PdfEngine = "auto",
     passwords: Sequence[str] = (),
+    step: Step = unheard,
+    ocr: Recogniser | None = None,
 ) -> Extracted:
     """Read one document.
 
@@ -39,23 +45,27 @@ def extract(
         name: the file's name, for the message where its content is something else.
         pdf_engine: "pdfium", "pypdf", or "auto" (PDFium, and pypdf for what PDFium cannot open).
         passwords: tried in this order on encrypted PDFs, after the empty one.
+        step: called as pages are read.
+        ocr: what reads the pages of a PDF that have no text; None: nothing does.
 
     Raises:
         Encrypted: none of the passwords fits.
         NoText: it opened, but there are no letters or digits in it.
         Broken: it cannot be read, or is not what its name says; the library's error is the cause.
+        Unstable: the program for OCR could not be started, or was ended from outside.
     """
     try:
         if kind is DocumentKind.TEXT:
             return read_note(data)
-        check_content(data, kind, name)
-        match kind:
+        match check_content(data, kind, name):
             case DocumentKind.PDF:
-                return read_pdf(data, pdf_engine, passwords)
+                return read_pdf(data, pdf_engine, passwords, step, ocr)
             case DocumentKind.DOCX:
                 return read_docx(data)
-            case _:
-                assert_never(kind)
+            case DocumentKind.TEXT:  # no content says so of itself
+                return read_note(data)
+            case unknown:
+                assert_never(unknown)
     except (ExtractionError, MemoryError):
         raise
     except Exception as error:

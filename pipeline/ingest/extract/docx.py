@@ -38,7 +38,7 @@ def read_docx(data: bytes) -> Extracted:
         pictures = f" (only {parts.pictures} pictures)" if parts.pictures > 1 else ""
         pictures = " (only a picture)" if parts.pictures == 1 else pictures
         advice = ": it seems to be scanned and needs OCR" if parts.pictures else ""
-        raise NoText(f"no text in the document{pictures}{advice}")
+        raise NoText(f"no text in the document{pictures}{advice}", parts.pictures)
     metadata = dict(parts.metadata)
     return Extracted(
         text=document.text,
@@ -47,6 +47,7 @@ def read_docx(data: bytes) -> Extracted:
         title=metadata.pop("title", None) or _title(document),
         metadata=metadata,
         engine=ENGINE,
+        tables=document.tables,
     )
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.core.documents import Heading, Page
+from pipeline.core.documents import Heading, Page, Table
 from pipeline.ingest.extract.text import clean, one_line
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Block:
     title: whether it is the document's own title.
     aside: whether it is a note or a text box, which must not stand inside a table row.
     margin: whether it is part of a header or footer.
+    header: whether it is a row that says what the columns of the rows below it mean.
     """
 
     text: str
@@ -40,14 +41,15 @@ class Block:
     title: bool = False
     aside: bool = False
     margin: bool = False
+    header: bool = False
 
     def as_margin(self) -> Block:
         """The same in a header or footer, where there are no headings and no pages."""
-        return replace(self, text=BREAKS.sub(" ", self.text), level=None, title=False, margin=True)
+        return replace(self, text=BREAKS.sub(" ", self.text), level=None, title=False, margin=True, header=False)
 
     def as_aside(self) -> Block:
         """The same in a note or a text box, where there are no headings."""
-        return replace(self, level=None, title=False, aside=True)
+        return replace(self, level=None, title=False, aside=True, header=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Joined:
     pages: Sequence[Page]
     headings: Sequence[Heading]
     titled: str | None
+    tables: Sequence[Table] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ def joined(blocks: Iterable[Block]) -> Joined:
     titled: str | None = None
     body_begins: int | None = None
     before: Block | None = None
+    tables = _Tables()
     length = 0
     for block in blocks:
         finished = _finished(block)
@@ -97,10 +101,36 @@ def joined(blocks: Iterable[Block]) -> Joined:
             headings.append(Heading(length, block.level, finished.text))
             if block.title and titled is None:
                 titled = finished.text
+        tables.add(block, length)
         pieces.append(finished.text)
         length += len(finished.text)
         before = block
-    return Joined("".join(pieces), _pages(breaks, body_begins or 0, length), headings, titled)
+    tables.end(length)
+    return Joined("".join(pieces), _pages(breaks, body_begins or 0, length), headings, titled, tables.found)
+
+
+class _Tables:
+    """The tables with a header among the blocks that are added one by one."""
+
+    def __init__(self) -> None:
+        self.found: list[Table] = []
+        self._start: int | None = None
+        self._body: int | None = None
+
+    def add(self, block: Block, at: int) -> None:
+        """`block` begins at this offset."""
+        if block.kind != "row" or block.aside or (block.header and self._body is not None):
+            self.end(at)
+        if block.header and self._start is None:
+            self._start = at
+        elif not block.header and self._start is not None and self._body is None:
+            self._body = at
+
+    def end(self, at: int) -> None:
+        """What follows from this offset on belongs to no table so far."""
+        if self._start is not None and self._body is not None:
+            self.found.append(Table(self._start, self._body, at))
+        self._start = self._body = None
 
 
 def _finished(block: Block) -> _Finished:

@@ -95,6 +95,8 @@ def opened(data: bytes) -> DocxParts:
         refuse_bomb(data)
         package = _package(data)
     except etree.XMLSyntaxError as error:
+        if error.code == etree.ErrorTypes.ERR_NO_MEMORY:
+            raise MemoryError from error
         raise Broken("damaged: the XML inside this DOCX cannot be read") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError) as error:
         # zipfile checks little of what an archive says about itself before it acts on it.
@@ -118,7 +120,10 @@ def _package(data: bytes) -> Any:
 
 
 def refuse_bomb(data: bytes) -> None:
-    """Return where the archive's members are of believable size. zipfile reads no more than is declared."""
+    """Return where the archive says that its members are of believable size.
+
+    One that says less than is true is found out while it is unpacked, within the memory that a worker has.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
     if any(member.flag_bits & _ENCRYPTED_MEMBER for member in members):
@@ -139,9 +144,17 @@ def _mebibytes(size: int) -> str:
 
 
 def _root(part: Any) -> Element:
-    """python-docx parses the parts that it knows; the others, and those with macros, it keeps as bytes."""
+    """Raises Broken where the part declares a document type.
+
+    python-docx parses the parts that it knows; the others, and those with macros, it keeps as bytes.
+    """
     element = getattr(part, "element", None)
-    return parse_xml(part.blob) if element is None else element
+    root = parse_xml(part.blob) if element is None else element
+    if root.getroottree().docinfo.doctype:
+        # No Office program writes one (ECMA-376, part 2, 8.1.4 forbids it). What its entities stand for is never
+        # fetched, so the text would have holes.
+        raise Broken(f"refused: its part {part.partname.lstrip('/')} declares entities, which no Word document does")
+    return root
 
 
 def _mended(data: bytes) -> bytes:

@@ -13,6 +13,7 @@ from pipeline.ingest.extract.docx_blocks import BREAKS, HARD_BREAK, RENDERED_BRE
 from pipeline.ingest.extract.docx_names import MC, M, W, child_of, children_named, is_on, number_of, value_of
 from pipeline.ingest.extract.docx_numbering import BULLET, formatted
 from pipeline.ingest.extract.docx_styles import BODY_TEXT_LEVEL, own_outline, starts_page
+from pipeline.ingest.extract.docx_tables import CELL_SEPARATOR, header_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from pipeline.ingest.extract.docx_numbering import Numbering
     from pipeline.ingest.extract.docx_styles import Styles
 
-CELL_SEPARATOR = " | "
-
 _INDENT = "  "
 _DEEPEST_LIST_LEVEL = 8
+# Word's own limit.
+_COLUMNS_AT_MOST = 63
 # A whole paragraph of prose with an outline level is a slip of its author, and no heading.
 _LONGEST_HEADING = 300
 
@@ -86,7 +87,9 @@ class Walker:
         self._numbering = numbering
         self._footnotes = _notes(footnotes, "footnote")
         self._endnotes = _notes(endnotes, "endnote")
-        self._footnotes_seen = 0
+        # A note belongs to its first reference: one that leads to itself would never end.
+        self._footnote_marks: dict[str, str] = {}
+        self._endnote_marks: dict[str, str] = {}
         self._endnotes_seen: list[tuple[str, Element]] = []
         # For each field that has begun, whether its result has, too.
         self._fields: list[bool] = []
@@ -224,27 +227,36 @@ class Walker:
     def _reference(self, reference: Element, line: _Line) -> None:
         identity = value_of(reference, "id") or ""
         if reference.tag == W + "footnoteReference" and identity in self._footnotes:
-            self._footnotes_seen += 1
-            mark = f"[{self._footnotes_seen}]"
-            line.notes.append((mark, self._footnotes[identity]))
+            mark = f"[{len(self._footnote_marks) + 1}]"
+            if self._footnote_marks.setdefault(identity, mark) is mark:
+                line.notes.append((mark, self._footnotes[identity]))
+            mark = self._footnote_marks[identity]
         elif reference.tag == W + "endnoteReference" and identity in self._endnotes:
-            mark = f"[{formatted(len(self._endnotes_seen) + 1, 'lowerRoman')}]"
-            self._endnotes_seen.append((mark, self._endnotes[identity]))
+            mark = f"[{formatted(len(self._endnote_marks) + 1, 'lowerRoman')}]"
+            if self._endnote_marks.setdefault(identity, mark) is mark:
+                self._endnotes_seen.append((mark, self._endnotes[identity]))
+            mark = self._endnote_marks[identity]
         else:
             return
         line.marks.append(len(line.pieces))
         line.pieces.append(mark)
 
     def _table(self, table: Element) -> Iterator[Block]:
-        rows = [list(_wrapped(row, "tc")) for row in _wrapped(table, "tr") if child_of(row, "trPr", "del") is None]
+        elements = [row for row in _wrapped(table, "tr") if child_of(row, "trPr", "del") is None]
+        rows = [list(_wrapped(row, "tc")) for row in elements]
         if max(map(len, rows), default=0) <= 1:
             # A single column is a frame around text, and its text is read as if there were no frame.
             for cell in (cell for row in rows for cell in row):
                 yield from self.blocks(cell)
             return
         asides: list[Block] = []
-        for row in rows:
-            yield from self._row(row, asides)
+        headers = 0
+        for number, row in enumerate(rows):
+            blocks = list(self._row(row, asides))
+            if number == 0:
+                headers = header_rows(table, elements, rows, blocks[0].text if blocks else "")
+            # Only the row itself: what follows it is a table inside of it.
+            yield from (replace(block, header=number < headers and block is blocks[0]) for block in blocks)
         yield from asides
 
     def _row(self, cells: Iterable[Element], asides: list[Block]) -> Iterator[Block]:
@@ -253,7 +265,10 @@ class Walker:
         pages = ""
         for cell in cells:
             properties = child_of(cell, "tcPr")
-            if child_of(properties, "cellDel") is not None or _continues(child_of(properties, "hMerge")):
+            if child_of(properties, "cellDel") is not None:
+                continue
+            if _continues(child_of(properties, "hMerge")):
+                texts.append("")
                 continue
             blocks = [] if _continues(child_of(properties, "vMerge")) else list(self.blocks(cell))
             asides += [block for block in blocks if block.aside]
@@ -264,13 +279,16 @@ class Walker:
             marks = "".join(BREAKS.findall(text))
             pages = max(pages, marks, key=len)
             texts.append(" ".join(BREAKS.sub("", text).split()))
+            # What follows a wide cell stays below the name of its own column.
+            span = number_of(child_of(properties, "gridSpan")) or 1
+            texts += [""] * (min(span, _COLUMNS_AT_MOST) - 1)
         while texts and not texts[-1]:
             texts.pop()
         if texts:
             yield Block(pages + CELL_SEPARATOR.join(texts), "row")
         elif pages:
             yield Block(pages)
-        yield from (replace(block, prefix=_INDENT + block.prefix) for block in nested)
+        yield from (replace(block, prefix=_INDENT + block.prefix, header=False) for block in nested)
 
 
 def _notes(root: Element | None, name: str) -> dict[str, Element]:

@@ -1,7 +1,4 @@
-"""The pages of a PDF become one text: paragraphs parted, headings found, page spans kept.
-
-Pure. What it does not know is where things stood on the page: it goes by the lines alone.
-"""
+"""The pages of a PDF become one text: headers left out, paragraphs parted, headings found, page spans kept. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.core.documents import Extracted, Heading, Page
-from pipeline.ingest.extract.text import HYPHEN_MARK, clean, compounds, join_hyphenated, one_line
+from pipeline.ingest.extract.letters import headings_by_letters
+from pipeline.ingest.extract.margins import marginal_lines
+from pipeline.ingest.extract.places import lines_of
+from pipeline.ingest.extract.text import (
+    HYPHEN_MARK,
+    clean,
+    compounds,
+    is_garbage,
+    join_hyphenated,
+    joined_across,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +37,7 @@ _FEW_LINES = 4
 _IDEOGRAPHIC_INDENT = re.compile("\n\u3000(?=\\S)")
 _TITLE_LINES_AT_MOST = 3
 _LONGEST_NUMBERING = 30
+_HYPHENS = ("-", "\u2010")
 # Stands in a key for the rest of a line, so that it equals none.
 _CUT = "\0"
 _NUMBERING = re.compile(
@@ -49,12 +58,20 @@ class _Found:
 
 def laid_out(reading: PdfReading) -> Extracted:
     """One text of all pages; their spans touch and cover it."""
-    raw = [_IDEOGRAPHIC_INDENT.sub("\n\n", page) for page in reading.pages]
-    if any(HYPHEN_MARK in page for page in raw):
-        known = frozenset[str]().union(*(compounds(page) for page in raw))
+    lines = [list(lines_of(page)) for page in reading.pages]
+    marginal = marginal_lines(lines, reading.places)
+    items = reading.outline or headings_by_letters(lines, reading.places, marginal)
+    raw = [
+        _IDEOGRAPHIC_INDENT.sub("\n\n", "".join(line for index, line in enumerate(page) if index not in gone))
+        for page, gone in zip(lines, marginal, strict=True)
+    ]
+    raw = ["" if is_garbage(page) else page for page in raw]
+    known: frozenset[str] = frozenset()
+    if any(HYPHEN_MARK in page or page.rstrip().endswith(_HYPHENS) for page in raw):
+        known = known.union(*(compounds(page) for page in raw))
         raw = [join_hyphenated(page, known) for page in raw]
     outline: dict[int, list[OutlineItem]] = {}
-    for item in reading.outline:
+    for item in items:
         outline.setdefault(item.page, []).append(item)
 
     pieces: list[str] = []
@@ -66,11 +83,16 @@ def laid_out(reading: PdfReading) -> Extracted:
         text, found = _paged(clean(page), outline.get(index, ()))
         if text and pieces:
             gap = "\n\n" if _parted(pieces[-1], begins_with_heading=any(at == 0 for at, _ in found)) else "\n"
+            whole = joined_across(pieces[-1], text, known) if pieces[-1].endswith(_HYPHENS) else None
+            added = len(gap)
+            if whole is not None:
+                gap, added = "", len(whole) - len(pieces[-1])
+                pieces[-1] = whole
             pieces.append(gap)
             # The gap belongs to the last page that has text: pages without any, after it, stay empty.
             for empty in range(last_with_text + 1, index):
-                starts[empty] += len(gap)
-            length += len(gap)
+                starts[empty] += added
+            length += added
         starts.append(length)
         placed += [(index, at, item) for at, item in found]
         if text:
@@ -88,7 +110,7 @@ def laid_out(reading: PdfReading) -> Extracted:
         text="".join(pieces),
         pages=[Page(number, start, end) for number, (start, end) in enumerate(zip(starts, ends, strict=True), 1)],
         headings=sorted(headings, key=lambda heading: heading.offset),
-        title=_title(metadata.pop("title", ""), reading.outline),
+        title=_title(metadata.pop("title", ""), items),
         metadata=metadata,
         engine=reading.engine,
     )

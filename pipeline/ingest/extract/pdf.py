@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from pipeline.core.errors import Broken, Encrypted, ExtractionError, NoText
 from pipeline.ingest.extract.layout import laid_out
+from pipeline.ingest.extract.scans import read_scans
 from pipeline.ingest.extract.text import has_text
 from pipeline.ingest.extract.with_pdfium import read_with_pdfium
 from pipeline.ingest.extract.with_pypdf import read_with_pypdf
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.core.documents import Extracted
-    from pipeline.ingest.extract.reading import PdfReading
+    from pipeline.ingest.extract.reading import PdfReading, Step
+    from pipeline.ingest.extract.scans import Recogniser
 
 PdfEngine = Literal["auto", "pdfium", "pypdf"]
 
@@ -22,10 +25,12 @@ PdfEngine = Literal["auto", "pdfium", "pypdf"]
 _END_MARK_WITHIN = 1024
 
 
-def read_pdf(data: bytes, engine: PdfEngine, passwords: Sequence[str]) -> Extracted:
-    """Text, pages, headings and metadata of one PDF. Raises Encrypted, NoText or Broken."""
+def read_pdf(
+    data: bytes, engine: PdfEngine, passwords: Sequence[str], step: Step, ocr: Recogniser | None = None
+) -> Extracted:
+    """Text, pages, headings and metadata of one PDF. Raises Encrypted, NoText, Broken, or Unstable for `ocr`."""
     try:
-        reading = _reading(data, engine, passwords)
+        reading = _reading(data, engine, passwords, step)
     except Broken as error:
         if b"%%EOF" in data[-_END_MARK_WITHIN:]:
             raise
@@ -36,42 +41,75 @@ def read_pdf(data: bytes, engine: PdfEngine, passwords: Sequence[str]) -> Extrac
     if len(reading.unreadable) == count:
         raise Broken(f"damaged: {_of_pages('none', count)} can be read")
     extracted = laid_out(reading)
+    if ocr is not None and not reading.blank:
+        extracted = _with_scans(extracted, reading, data, passwords, step, ocr)
     if not has_text(extracted.text):
-        if reading.blank:
-            raise NoText(f"no text on {_of_pages('any', count)}: nothing is drawn there, or the content is damaged")
-        raise NoText(f"no text on {_of_pages('any', count)}: it seems to be scanned and needs OCR")
+        raise _without_text(extracted, count, blank=reading.blank)
     return extracted
 
 
-def _reading(data: bytes, engine: PdfEngine, passwords: Sequence[str]) -> PdfReading:
+def _with_scans(
+    extracted: Extracted, reading: PdfReading, data: bytes, passwords: Sequence[str], step: Step, ocr: Recogniser
+) -> Extracted:
+    """The document, laid out anew where OCR finds text on pages that have none."""
+    wanted = [
+        page.number
+        for page in extracted.pages
+        if page.number not in reading.unreadable and not has_text(extracted.text[page.start : page.end])
+    ]
+    if not wanted:
+        return extracted
+    texts, recognition = read_scans(data, passwords, wanted, ocr, step)
+    if not texts:
+        return replace(extracted, ocr=recognition)
+    pages, places = list(reading.pages), list(reading.places)
+    for number, (text, where) in texts.items():
+        pages[number - 1] = text
+        if places:
+            places[number - 1] = where
+    return replace(laid_out(replace(reading, pages=pages, places=places)), ocr=recognition)
+
+
+def _without_text(extracted: Extracted, count: int, *, blank: bool) -> ExtractionError:
+    if blank:
+        return NoText(f"no text on {_of_pages('any', count)}: nothing is drawn there, or the content is damaged")
+    if extracted.ocr is None:
+        return NoText(f"no text on {_of_pages('any', count)}: it seems to be scanned and needs OCR", count)
+    if extracted.ocr.failed:
+        number, reason = next(iter(extracted.ocr.failed.items()))
+        return Broken(f"no text on {_of_pages('any', count)}, and OCR failed on page {number}: {reason}")
+    return NoText(f"no text on {_of_pages('any', count)}, and OCR for {extracted.ocr.languages} finds none")
+
+
+def _reading(data: bytes, engine: PdfEngine, passwords: Sequence[str], step: Step) -> PdfReading:
     match engine:
         case "pdfium":
-            return read_with_pdfium(data, passwords)
+            return read_with_pdfium(data, passwords, step)
         case "pypdf":
-            return read_with_pypdf(data, passwords)
+            return read_with_pypdf(data, passwords, step)
         case "auto":
-            return _first_that_opens(data, passwords)
+            return _first_that_opens(data, passwords, step)
         case _:
             assert_never(engine)
 
 
-def _first_that_opens(data: bytes, passwords: Sequence[str]) -> PdfReading:
+def _first_that_opens(data: bytes, passwords: Sequence[str], step: Step) -> PdfReading:
     try:
-        reading = read_with_pdfium(data, passwords)
+        reading = read_with_pdfium(data, passwords, step)
     except ExtractionError as error:
-        return _second_opinion(data, passwords, error)
+        return _second_opinion(data, passwords, step, error)
     if not reading.unreadable:
         return reading
     try:
-        other = read_with_pypdf(data, passwords)
+        other = read_with_pypdf(data, passwords, step)
     except ExtractionError:
         return reading
     return other if len(other.unreadable) < len(reading.unreadable) else reading
 
 
-def _second_opinion(data: bytes, passwords: Sequence[str], first: ExtractionError) -> PdfReading:
+def _second_opinion(data: bytes, passwords: Sequence[str], step: Step, first: ExtractionError) -> PdfReading:
     try:
-        return read_with_pypdf(data, passwords)
+        return read_with_pypdf(data, passwords, step)
     except Encrypted:
         raise
     except ExtractionError as second:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from pipeline.ingest.extract.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from pipeline.ingest.extract.places import PagePlaces
 
 _DATE = re.compile(
     r"D?:?(?P<year>\d{4})(?P<month>\d\d)?(?P<day>\d\d)?(?P<hour>\d\d)?(?P<minute>\d\d)?(?P<second>\d\d)?"
@@ -27,6 +29,15 @@ _KEYS = {
 }
 # What writers put there when nobody gave a value.
 _PLACEHOLDERS = frozenset({"untitled", "(untitled)", "anonymous", "(anonymous)", "unspecified", "(unspecified)"})
+
+
+if TYPE_CHECKING:
+    Step = Callable[[int], None]
+    """Called with the number of pages that were read since the call before."""
+
+
+def unheard(_pages: int) -> None:
+    """The `Step` where nobody asks how far the reading is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,7 @@ class PdfReading:
     metadata: by `named_metadata`.
     unreadable: numbers (from 1) of the pages that could not be read; their text is empty.
     blank: whether it is known that nothing at all is drawn on any page.
+    places: where the lines of each page stand; empty where the engine does not say.
     """
 
     engine: str
@@ -56,6 +68,7 @@ class PdfReading:
     metadata: dict[str, str] = field(default_factory=dict)
     unreadable: list[int] = field(default_factory=list)
     blank: bool = False
+    places: list[PagePlaces] = field(default_factory=list)
 
 
 def named_metadata(information: Mapping[str, str]) -> dict[str, str]:

@@ -80,8 +80,8 @@ _OLE2_STREAMS: Final = (
 _READ_AT_MOST: Final = 1 << 20
 
 
-def check_content(data: bytes, kind: DocumentKind, name: str) -> None:
-    """Return where the content is of the kind that the name says.
+def check_content(data: bytes, kind: DocumentKind, name: str) -> DocumentKind:
+    """Of which kind the content is, which need not be the one that the name says.
 
     Raises:
         Encrypted: an Office document that was saved with a password.
@@ -92,8 +92,9 @@ def check_content(data: bytes, kind: DocumentKind, name: str) -> None:
     if not data.strip(b"\x00"):
         raise Broken("damaged: the file holds nothing but zero bytes, so a disk or a transfer lost its content")
     content = identify(data)
-    if content == _OWN[kind]:
-        return
+    own = next((kind for kind, words in _OWN.items() if words == content), None)
+    if own is not None:
+        return own
     if kind is DocumentKind.DOCX and content == ENCRYPTED_OFFICE:
         raise Encrypted("needs a password: it was saved as an encrypted Office document")
     if kind is DocumentKind.DOCX and content == BROKEN_ZIP:
@@ -103,8 +104,7 @@ def check_content(data: bytes, kind: DocumentKind, name: str) -> None:
     suffix = PurePath(name).suffix or f".{kind.value}"
     if content == UNKNOWN:
         raise Broken(f"named {suffix}, but its content is not {_OWN[kind]}, nor anything else that is known")
-    todo = "rename it" if content in _OWN.values() else f"save or export it as {kind.value.upper()} first"
-    todo = _OTHER_ADVICE.get(content, todo)
+    todo = _OTHER_ADVICE.get(content, f"save or export it as {kind.value.upper()} first")
     raise Broken(f"named {suffix}, but its content is {content}: {todo}")
 
 

@@ -23,12 +23,34 @@ _UNSEEN = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
     "\ud800-\udfff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff\U0001fffe\U0001ffff\U000e0000-\U000e007f]"
 )
-# Typesetters' ligatures, and the radicals that some PDF writers use in place of the same Chinese characters.
-_FOLDED = re.compile("[\u2f00-\u2fd5\ufb00-\ufb06]")
+# Typesetters' ligatures, the shapes of Arabic letters, and the radicals that some PDF writers use in place of the same
+# Chinese characters. Not everything is folded: x\u00b2 is not x2, and fullwidth punctuation belongs to its script.
+_FOLDED = re.compile("[\u2f00-\u2fd5\ufb00-\ufb06\ufb13-\ufb17\ufb50-\ufbb1\ufbd3-\ufd3d\ufd50-\ufdc7\ufe70-\ufefc]")
+# Characters without a meaning that everybody shares, and the mark for one that could not be read.
+_PRIVATE = re.compile("[\ue000-\uf8ff\ufffd\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
+_UNREADABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ue000-\uf8ff\ufffd\U000f0000-\U0010fffd]")
+# What fonts that many programs use have there: bullets of Symbol and Wingdings, and Adobe's old-style figures and
+# small capitals (Adobe's corporate-use subarea).
+_KNOWN_PRIVATE = {
+    "\uf0b7": "\u2022",
+    "\uf0a7": "\u25aa",
+    "\uf0a8": "\u25ab",
+    "\uf06e": "\u25a0",
+    "\uf0d8": "\u27a2",
+    "\uf0e0": "\u2192",
+    "\uf0fc": "\u2713",
+    "\uf02d": "-",
+    **{chr(0xF730 + digit): str(digit) for digit in range(10)},
+    **{chr(0xF761 + letter): chr(ord("a") + letter) for letter in range(26)},
+}
 _LONGEST_WORD = 60
 _AROUND_WORD = ".,;:!?()[]{}<>\"'\u00ab\u00bb\u2018\u2019\u201c\u201d"
 _LAST_WORD = re.compile(r"\w*\Z")
+_CUT_WORD = re.compile(r"([^\W\d_]+)[-\u2010]\Z")
 _FIRST_WORD = re.compile(r"\w*")
+_END_OF_WORD = re.compile(r"\A(\S{1,60}) +(?=\S)")
+# After a hyphen, these begin another word; English ones end words as well, but not before another compound.
+_SUSPENDED = re.compile(r"(?:und|oder|bzw\.?|sowie|bis|och|eller)\s|(?:and|or|to)\s+\w+-\w")
 
 
 def clean(text: str) -> str:
@@ -36,11 +58,18 @@ def clean(text: str) -> str:
     text = _NEWLINE.sub("\n", text)
     text = _UNSEEN.sub("", text)
     if not text.isascii():
-        text = _FOLDED.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+        text = _PRIVATE.sub(lambda match: _KNOWN_PRIVATE.get(match[0], ""), text)
+        text = _FOLDED.sub(lambda match: unicodedata.normalize("NFKC", match[0]).strip(), text)
         text = unicodedata.normalize("NFC", text)
     text = _SPACES.sub(" ", text)
     text = _AROUND_NEWLINE.sub("\n", text)
     return _BLANK_LINES.sub("\n\n", text).strip()
+
+
+def is_garbage(text: str) -> bool:
+    """Whether at least half of what can be seen stands for no character: the font does not say what its glyphs mean."""
+    unreadable = sum(1 for match in _UNREADABLE.finditer(text) if match[0] not in _KNOWN_PRIVATE)
+    return unreadable > 0 and unreadable * 2 >= len("".join(text.split()))
 
 
 def one_line(text: str) -> str:
@@ -59,18 +88,34 @@ def compounds(text: str) -> frozenset[str]:
 
 
 def join_hyphenated(text: str, known: frozenset[str]) -> str:
-    """Resolve each `HYPHEN_MARK`.
+    """Resolve each `HYPHEN_MARK`: the word moves to the line on which it began.
 
     The hyphen goes, as it does in most words that were broken at a line end. It stays where the
-    document writes the same word with it elsewhere (`known`), after a single letter, and before a
-    capital or a digit.
+    document writes the same word with it elsewhere (`known`), after a single letter, before a
+    capital or a digit, and where it stands for a word that two share ("pre- and post-war").
     """
     first, *others = text.split(HYPHEN_MARK)
     pieces = [first]
     for piece in others:
+        if _is_suspended(piece):
+            pieces += ["-\n", piece]
+            continue
         keep = _keeps_hyphen(_word_at(_LAST_WORD, pieces[-1][-_LONGEST_WORD:]), _word_at(_FIRST_WORD, piece), known)
-        pieces += ["-", piece] if keep else [piece]
+        pieces += ["-" if keep else "", _END_OF_WORD.sub(r"\1\n", piece, count=1)]
     return "".join(pieces)
+
+
+def joined_across(before: str, after: str, known: frozenset[str]) -> str | None:
+    """`before` without the hyphen at its end, where a word of it goes on in `after`, the next page; else None."""
+    match = _CUT_WORD.search(before, max(0, len(before) - _LONGEST_WORD))
+    if match is None or not after[:1].islower() or _is_suspended(after):
+        return None
+    keep = _keeps_hyphen(match[1], _word_at(_FIRST_WORD, after[:_LONGEST_WORD]), known)
+    return before if keep else before[: match.end(1)]
+
+
+def _is_suspended(after: str) -> bool:
+    return _SUSPENDED.match(after, 0, 2 * _LONGEST_WORD) is not None
 
 
 def _keeps_hyphen(before: str, after: str, known: frozenset[str]) -> bool:

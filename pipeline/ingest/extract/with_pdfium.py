@@ -14,11 +14,14 @@ import pypdfium2
 import pypdfium2.raw as pdfium_c
 
 from pipeline.core.errors import Broken, Encrypted
+from pipeline.ingest.extract.pdfium_page import read_page
+from pipeline.ingest.extract.places import PagePlaces
 from pipeline.ingest.extract.reading import OutlineItem, PdfReading, named_metadata
-from pipeline.ingest.extract.text import HYPHEN_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from pipeline.ingest.extract.reading import Step
 
 ENGINE = "pdfium"
 
@@ -28,35 +31,42 @@ _OUTLINE_AT_MOST = 20_000
 logging.getLogger("pypdfium2").addHandler(logging.NullHandler())
 
 
-def read_with_pdfium(data: bytes, passwords: Sequence[str]) -> PdfReading:
-    """Read one PDF.
+def read_with_pdfium(data: bytes, passwords: Sequence[str], step: Step) -> PdfReading:
+    """Read one PDF; `step` is called for each page.
 
     Raises:
         Encrypted: neither the empty password nor any of `passwords` opens it.
         Broken: PDFium finds no document in it.
     """
-    with closing(_opened(data, passwords)) as document:
+    with closing(opened(data, passwords)) as document:
+        outline = _outline(document, len(document))
         pages: list[str] = []
+        places: list[PagePlaces] = []
         unreadable: list[int] = []
         for index in range(len(document)):
             try:
-                pages.append(_page_text(document, index))
+                text, where = read_page(document, index, letters=not outline)
             except MemoryError:
                 raise
             except Exception:  # noqa: BLE001 - whatever is wrong with one page, the others may be sound
-                pages.append("")
+                text, where = "", PagePlaces(0, 0, ())
                 unreadable.append(index + 1)
+            pages.append(text)
+            places.append(where)
+            step(1)
         return PdfReading(
             engine=ENGINE,
             pages=pages,
-            outline=_outline(document, len(pages)),
+            places=places,
+            outline=outline,
             metadata=_metadata(document),
             unreadable=unreadable,
             blank=not any(pages) and _blank(document),
         )
 
 
-def _opened(data: bytes, passwords: Sequence[str]) -> Any:
+def opened(data: bytes, passwords: Sequence[str]) -> Any:
+    """PDFium's document, to be closed. Raises Encrypted or Broken."""
     for password in (None, *passwords):
         try:
             return pypdfium2.PdfDocument(data, password=password)
@@ -69,14 +79,6 @@ def _opened(data: bytes, passwords: Sequence[str]) -> Any:
                 ) from error
             raise Broken("damaged: the PDF's cross-reference table cannot be read") from error
     raise Encrypted("needs a password" if not passwords else "needs a password, and none of those given fits")
-
-
-def _page_text(document: Any, index: int) -> str:
-    with closing(document[index]) as page, closing(page.get_textpage()) as textpage:
-        text: str = textpage.get_text_range()
-    # PDFium ends each line with \r\n; a \r alone is a glyph that has no character.
-    text = text.replace("\r\n", "\n").replace("\r", "")
-    return text.replace("\x02", HYPHEN_MARK)
 
 
 def _blank(document: Any) -> bool:

@@ -18,6 +18,8 @@ from pipeline.ingest.extract.text import HYPHEN_MARK
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pipeline.ingest.extract.reading import Step
+
 ENGINE = "pypdf"
 
 _OUTLINE_AT_MOST = 20_000
@@ -28,8 +30,8 @@ _HYPHEN_AT_LINE_END = re.compile(r"(?<=[^\W\d_])[-\u00ad]\n(?=[^\W\d_])")
 logging.getLogger("pypdf").addHandler(logging.NullHandler())
 
 
-def read_with_pypdf(data: bytes, passwords: Sequence[str]) -> PdfReading:
-    """Read one PDF.
+def read_with_pypdf(data: bytes, passwords: Sequence[str], step: Step) -> PdfReading:
+    """Read one PDF; `step` is called for each page.
 
     Raises:
         Encrypted: neither the empty password nor any of `passwords` opens it.
@@ -38,7 +40,7 @@ def read_with_pypdf(data: bytes, passwords: Sequence[str]) -> PdfReading:
     try:
         with closing(pypdf.PdfReader(io.BytesIO(data))) as reader:
             _decrypt(reader, passwords)
-            pages, unreadable = _page_texts(reader)
+            pages, unreadable = _page_texts(reader, step)
             return PdfReading(
                 engine=ENGINE,
                 pages=pages,
@@ -65,7 +67,7 @@ def _decrypt(reader: pypdf.PdfReader, passwords: Sequence[str]) -> None:
         raise Encrypted("needs a password" if not passwords else "needs a password, and none of those given fits")
 
 
-def _page_texts(reader: pypdf.PdfReader) -> tuple[list[str], list[int]]:
+def _page_texts(reader: pypdf.PdfReader, step: Step) -> tuple[list[str], list[int]]:
     texts: list[str] = []
     unreadable: list[int] = []
     for number in range(1, len(reader.pages) + 1):
@@ -77,6 +79,7 @@ def _page_texts(reader: pypdf.PdfReader) -> tuple[list[str], list[int]]:
             text = ""
             unreadable.append(number)
         texts.append(_HYPHEN_AT_LINE_END.sub(HYPHEN_MARK, text.replace("\r\n", "\n")))
+        step(1)
     return texts, unreadable
 
 
