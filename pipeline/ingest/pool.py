@@ -7,24 +7,33 @@ the next document gets a new one. Knows processes; knows no database and no sett
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import structlog
+
+from pipeline.core import patience
 from pipeline.core.errors import BackendStartFailed, Broken, ExtractionError, ModelError, Unstable, UsageError
-from pipeline.ingest import protocol
+from pipeline.ingest import confinement, protocol
 from pipeline.ingest.protocol import ExtractedChunks, Malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from pipeline.core.documents import Chunk, DocumentKind
+    from pipeline.core.stretches import Stretch
+    from pipeline.ingest.tesseract import Ocr
 
 __all__ = ["ExtractedChunks", "ExtractionPool"]
+
+log = structlog.get_logger(__name__)
 
 EXTRACTOR = "pipeline.ingest.extract:extract"
 DOCUMENTS_PER_WORKER = 500
@@ -51,9 +60,14 @@ class ExtractionPool:
     """At most `workers` processes that read documents, started when they are first needed.
 
     model_path: the GGUF whose tokenizer counts. limit, overlap: of chunks, in tokens.
-    timeout_s, timeout_per_mib_s: seconds for a document, and more for each MiB of it.
+    timeout_s, timeout_per_mib_s, timeout_per_page_s: seconds for a document, and more for each MiB of
+        it and for each page that was read (`pipeline.core.patience`).
     memory_limit_bytes: what one document may take. nice: how far the workers stand back.
     extractor: `module:function` with the signature of `pipeline.ingest.extract.extract`.
+    document_tokens: of the longest text to be computed whole; 0 for none. late_chunking: whether documents
+        come in stretches that give their chunks vectors (`pipeline.core.stretches`).
+    ocr: how pages without text are read; None: not at all. It adds its own time to that of its pages.
+    passwords: to try on encrypted documents. They go to the workers with each job, never as arguments.
     """
 
     def __init__(
@@ -66,29 +80,40 @@ class ExtractionPool:
         pdf_engine: str,
         timeout_s: float = 60.0,
         timeout_per_mib_s: float = 1.0,
+        timeout_per_page_s: float = 0.5,
         memory_limit_bytes: int = 2 * 2**30,
         nice: int = 10,
         documents_per_worker: int = DOCUMENTS_PER_WORKER,
         extractor: str = EXTRACTOR,
+        passwords: Sequence[str] = (),
+        document_tokens: int = 0,
+        late_chunking: bool = False,
+        ocr: Ocr | None = None,
     ) -> None:
         if workers < 1:
             raise UsageError(f"{workers} extraction workers read nothing; at least one is needed")
         self.workers = workers
         self._limit = limit
-        self._timeout_s = timeout_s
-        self._timeout_per_mib_s = timeout_per_mib_s
+        self._longest = document_tokens
+        recognition_s = ocr.timeout_s if ocr else 0.0
+        self._patience = patience.Patience(timeout_s, timeout_per_mib_s, timeout_per_page_s, recognition_s)
         self._memory_limit = memory_limit_bytes
         self._documents_per_worker = documents_per_worker
         self._command = [
             *(sys.executable, "-P", "-m", "pipeline.ingest.worker"),
             *("--model", str(model_path.absolute()), "--limit", str(limit), "--overlap", str(overlap)),
+            *("--document-tokens", str(document_tokens), *(["--late-chunking"] if late_chunking else [])),
             *("--pdf-engine", pdf_engine, "--memory-limit", str(memory_limit_bytes), "--nice", str(nice)),
             *("--parent", str(os.getpid()), "--extractor", extractor),
+            *(["--ocr", json.dumps(asdict(ocr)), "--step-seconds", str(timeout_per_page_s)] if ocr else []),
         ]
         self._turns = asyncio.Semaphore(workers)
         self._idle: list[_Worker] = []
         self._alive: set[_Worker] = set()
         self._closed = False
+        self._passwords = list(passwords)
+        self.no_network: tuple[str, ...] = ()
+        """What keeps the network from the workers (`pipeline.ingest.confinement`), once one has started."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,25 +123,27 @@ class ExtractionPool:
     ) -> None:
         await self.close()
 
-    async def extract(self, path: Path, kind: DocumentKind, sha256: str) -> ExtractedChunks:
-        """The chunks of the file at `path`, whose content has this SHA-256.
+    async def extract(self, path: Path, kind: DocumentKind, sha256: str, size: int = 0) -> ExtractedChunks:
+        """The chunks of the file at `path`, whose content has this SHA-256, and about `size` bytes.
 
+        Nothing here asks for the file: on a share whose server is gone that would never return.
         Cancelling it kills the worker. Raises an ExtractionError for the document: Broken where
         it takes too much time or memory or crashes the library, Unstable where the file cannot be
-        read or is another by now. Raises ModelError, UsageError or BackendStartFailed where no
-        worker can start, and UsageError after `close`.
+        read, not in that time either, or is another by now. Raises ModelError, UsageError or
+        BackendStartFailed where no worker can start, and UsageError after `close`.
         """
-        job = {"path": str(path), "kind": kind.value, "name": path.name, "sha256": sha256}
-        timeout_s = self._timeout_s + self._timeout_per_mib_s * await asyncio.to_thread(_size, path) / 2**20
+        job: dict[str, object] = {"path": str(path), "kind": kind.value, "name": path.name, "sha256": sha256}
+        if self._passwords:
+            job["passwords"] = self._passwords
         async with self._turns:
             worker = await self._take()
             if worker.documents:
                 try:
-                    return await self._run(worker, job, kind, timeout_s)
+                    return await self._run(worker, job, kind, size)
                 except _WorkerLost:
                     worker = await self._take(fresh=True)  # earlier documents may be what broke it
             try:
-                return await self._run(worker, job, kind, timeout_s)
+                return await self._run(worker, job, kind, size)
             except _WorkerLost as lost:
                 raise lost.error from lost.__cause__
 
@@ -144,7 +171,7 @@ class ExtractionPool:
         try:
             self._refuse_if_closed()
             async with asyncio.timeout(START_TIMEOUT_S):
-                await worker.hello()
+                self._held(await worker.hello())
         except (Malformed, EOFError, OSError) as error:
             await self._discard(worker)
             self._refuse_if_closed()
@@ -169,18 +196,36 @@ class ExtractionPool:
         except OSError as error:
             raise BackendStartFailed(f"an extraction worker did not start: {error.strerror or error}") from error
 
-    async def _run(
-        self, worker: _Worker, job: Mapping[str, object], kind: DocumentKind, timeout_s: float
-    ) -> ExtractedChunks:
+    async def _run(self, worker: _Worker, job: Mapping[str, object], kind: DocumentKind, size: int) -> ExtractedChunks:
         """Raises an ExtractionError, and _WorkerLost where the worker went with the document."""
         keep = False
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        standing = patience.begun(self._patience, size, began)
+
+        was_read = False
+
+        def read(size: int) -> None:
+            nonlocal standing, was_read
+            if was_read:
+                raise Malformed("it was read twice")
+            was_read, standing = True, patience.begun(self._patience, size, clock())
+            limit.reschedule(standing.deadline)
+
+        def advance(steps: int) -> None:
+            nonlocal standing
+            standing = patience.advanced(self._patience, standing, steps, clock())
+            limit.reschedule(standing.deadline)
+
         try:
-            async with asyncio.timeout(timeout_s):
-                found = await worker.read_document(job, self._limit)
+            async with asyncio.timeout_at(standing.deadline) as limit:
+                found = await worker.read_document(job, self._limit, self._longest, read, advance)
             keep = True
         except TimeoutError as error:
+            if not was_read:  # a disk or a share that does not answer says nothing about the document
+                raise Unstable(f"its disk did not give it within {clock() - began:.0f} s") from error
             raise Broken(
-                f"reading it took more than {timeout_s:.0f} s; if it is only large, raise extract.timeout"
+                f"reading it took more than {clock() - began:.0f} s; if it is only large, raise extract.timeout"
             ) from error
         except ExtractionError:
             keep = True
@@ -200,6 +245,15 @@ class ExtractionPool:
             else:
                 await self._discard(worker)
         return found
+
+    def _held(self, no_network: tuple[str, ...]) -> None:
+        if no_network == self.no_network:
+            return
+        self.no_network = no_network
+        if no_network == (confinement.AUDIT,):
+            log.warning("only Python code is kept from the network in extraction workers; native code is not")
+        else:
+            log.info("extraction workers have no network", held_by=list(no_network))
 
     async def _discard(self, worker: _Worker) -> None:
         self._alive.discard(worker)
@@ -233,11 +287,22 @@ class _Worker:
         self._reading = asyncio.Lock()
         self._draining = asyncio.create_task(self._drain(process.stderr), name=f"extraction-worker-{process.pid}")
 
-    async def read_document(self, job: Mapping[str, object], limit: int) -> ExtractedChunks:
-        """Raises what the extractor raised, MemoryError, Malformed, or EOFError and OSError at the process's end."""
+    async def read_document(
+        self,
+        job: Mapping[str, object],
+        limit: int,
+        longest: int,
+        read: Callable[[int], None],
+        advance: Callable[[int], None],
+    ) -> ExtractedChunks:
+        """Calls `read` with how many bytes the file turned out to have, and `advance` with the steps that were done.
+
+        Raises what the extractor raised, MemoryError, Malformed, or EOFError and OSError at the process's end.
+        """
         self._jobs.write(protocol.pack(job))
         await self._jobs.drain()
         chunks: list[Chunk] = []
+        stretches: list[Stretch] = []
         left = protocol.MAX_REPLY
         while True:
             body = await self._frame()
@@ -245,20 +310,30 @@ class _Worker:
             if left < 0:
                 raise Malformed("an answer without end")
             match message := protocol.unpack(body):
+                case {"read": size}:
+                    read(protocol.parse_count(size))
+                case {"steps": steps}:
+                    advance(protocol.parse_count(steps))
+                    await asyncio.sleep(0)  # one that does nothing but count holds up nobody else
                 case {"chunks": list(described)}:
                     chunks += [protocol.parse_chunk(one, len(chunks) + i, limit) for i, one in enumerate(described)]
+                case {"stretch": described}:
+                    stretches.append(protocol.parse_stretch(described, len(chunks), longest))
                 case {"document": document}:
-                    return protocol.parse_document(document, chunks)
+                    return protocol.parse_document(document, chunks, stretches)
                 case {"error": protocol.OUT_OF_MEMORY}:
                     raise MemoryError
                 case _:
                     raise protocol.parse_error(message)
 
-    async def hello(self) -> None:
-        """Wait until it can work. Raises ModelError or UsageError if it cannot, Malformed, EOFError at its end."""
+    async def hello(self) -> tuple[str, ...]:
+        """Wait until it can work; what keeps the network from it.
+
+        Raises ModelError or UsageError if it cannot, Malformed, EOFError at its end.
+        """
         match protocol.unpack(await self._frame()):
-            case {"ready": True}:
-                return
+            case {"ready": True, "no_network": list(held)}:
+                return protocol.parse_hold(held)
             case {"unusable": str(reason), "settings": bool(settings)}:
                 raise UsageError(reason) if settings else ModelError(reason)
             case _:
@@ -280,11 +355,12 @@ class _Worker:
         self._jobs.close()
         try:
             async with asyncio.timeout(KILL_TIMEOUT_S):
-                await self.process.wait()
+                # A pipe is closed once it is read to its end, and the end of the process is told once its pipes are.
                 async with self._reading:
-                    while await self._replies.read(2**20):  # a pipe is closed once it is read to its end
+                    while await self._replies.read(2**20):
                         pass
                 await self._draining
+                await self.process.wait()
         except TimeoutError:
             self._draining.cancel()
 
@@ -340,11 +416,3 @@ def _signal_name(number: int) -> str:
 
 def _too_large(memory_limit: int) -> Broken:
     return Broken(f"needs more than {memory_limit / 2**30:.1f} GiB of memory")
-
-
-def _size(path: Path) -> int:
-    """In bytes; 0 where the file cannot be asked, which its reader will find out."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

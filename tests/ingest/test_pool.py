@@ -3,8 +3,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import platform
 import signal
+import socket
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +28,15 @@ from pipeline.core.errors import (
     Unstable,
     UsageError,
 )
+from pipeline.core.patience import BYTES_PER_STEP
+from pipeline.ingest import confinement
+from pipeline.ingest.flow import ingest
 from pipeline.ingest.pool import ExtractedChunks, ExtractionPool, classify_exit, worker_environment
+from pipeline.ingest.protocol import LONGEST_TEXT
+from pipeline.ingest.work import Limits, utc_now
+from pipeline.store import overview, runs
+from pipeline.store.database import Database
+from tests.ingest.test_flow import Instant, make_work
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -69,7 +80,8 @@ def read(tmp_path: Path) -> Callable[..., Any]:
 
     async def read(pool: ExtractionPool, says: str, kind: DocumentKind = DocumentKind.PDF) -> ExtractedChunks:
         path = tmp_path / f"{next(count)}.{kind.value}"
-        return await pool.extract(path, kind, write(path, says))
+        digest = write(path, says)
+        return await pool.extract(path, kind, digest, path.stat().st_size)
 
     return read
 
@@ -89,7 +101,7 @@ def workers_of(parent: int | None = None) -> list[psutil.Process]:
     return found
 
 
-async def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -179,7 +191,7 @@ async def test_misbehaviour_costs_one_document(
         assert len(workers_of()) == 1
 
 
-@pytest.mark.parametrize("says", ["hang", "spin"])
+@pytest.mark.parametrize("says", ["hang", "spin", "stop", "block"])
 async def test_a_document_that_takes_too_long(read: Callable[..., Any], says: str) -> None:
     async with pool(timeout_s=0.5) as reading:
         await read(reading, "text before")
@@ -193,6 +205,136 @@ async def test_a_document_that_takes_too_long(read: Callable[..., Any], says: st
 async def test_a_large_file_gets_more_time(read: Callable[..., Any]) -> None:
     async with pool(timeout_s=0.0, timeout_per_mib_s=30.0) as reading:
         assert (await read(reading, "text " + "word " * 100_000)).characters == 500_000
+
+
+async def test_pages_that_are_read_buy_time(read: Callable[..., Any]) -> None:
+    """They take three seconds together, where a document may take two; whether that is too long is up to them."""
+    says = "leaf 12 0.25 end" + " " * 24 * BYTES_PER_STEP
+    async with pool(timeout_s=2.0, timeout_per_page_s=30.0) as reading:
+        assert (await read(reading, says)).characters > 0
+    async with pool(timeout_s=2.0, timeout_per_page_s=0.001) as reading:
+        with pytest.raises(Broken, match="took more than"):
+            await read(reading, says)
+
+
+async def test_pages_that_were_quick_leave_nothing_to_one_that_hangs(read: Callable[..., Any]) -> None:
+    """A thousand pages of an hour each were read at once: the next one still has no more than a document has."""
+    filler = " " * 2000 * BYTES_PER_STEP
+    async with pool(timeout_s=2.0, timeout_per_page_s=3600.0) as reading:
+        with pytest.raises(Broken, match="took more than"):
+            await read(reading, f"leaf 1000 0.001 hang{filler}")
+        assert workers_of() == []
+
+
+async def test_a_count_of_pages_buys_no_more_than_the_file_can_hold(read: Callable[..., Any]) -> None:
+    async with pool(timeout_s=0.5, timeout_per_page_s=0.5) as reading:
+        with pytest.raises(Broken, match="took more than"):
+            await read(reading, "boast")
+
+
+async def test_a_worker_has_no_network(read: Callable[..., Any], tmp_path: Path) -> None:
+    """What the kernel refuses is refused to native code and to other programs, too."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        tempfile.TemporaryDirectory(prefix="ns") as folder,  # a path that fits a socket's address
+        socket.socket(socket.AF_UNIX) as other,
+    ):
+        path = f"{folder}/s"
+        other.bind(path)
+        other.listen()
+        port = listener.getsockname()[1]
+        async with pool() as reading:
+            told = (await read(reading, f"connect {port} {path}")).chunks[0].text
+            held = reading.no_network
+        attempts = told.split(", ")
+        assert [attempts[0], attempts[3]] == ["python: PermissionError"] * 2
+        assert held[-1] == confinement.AUDIT
+        if confinement.SECCOMP in held:
+            assert attempts[1:3] == attempts[4:6] == ["native: EACCES", "program: refused"]
+        if len(held) > 1:
+            assert attempts[2] == "program: refused"
+        expected = 0 if len(held) > 1 else attempts[:3].count("program: through")
+        assert knocks(listener) == expected
+        # The listeners are sound: those who may reach them do.
+        with socket.create_connection(("127.0.0.1", port)), socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            assert (knocks(listener), knocks(other)) == (1, 1)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="seccomp is not used here"
+)
+async def test_the_kernel_holds_the_network(read: Callable[..., Any]) -> None:
+    async with pool() as reading:
+        await read(reading, "text one")
+        assert reading.no_network == (confinement.SECCOMP, confinement.AUDIT)
+
+
+def knocks(listener: socket.socket) -> int:
+    """How many have connected since the last look; a connection on this host is there before its maker goes on."""
+    listener.setblocking(False)
+    count = 0
+    while True:
+        try:
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return count
+        count += 1
+
+
+async def test_jobs_that_wait_go_on_while_others_hang_and_crash(read: Callable[..., Any]) -> None:
+    """Many more documents than workers, every third one bad in its own way: each ends, the good ones in full."""
+    bad = [
+        "hang",
+        "segfault",
+        "block",
+        "exit",
+        "stop",
+        "garbage no frame",
+        "abort",
+        "spin",
+        "silence",
+        "boast",
+        "flood",
+    ]
+    async with pool(workers=3, timeout_s=1.0) as reading:
+        says = [one for number, word in enumerate(bad) for one in (word, f"text {number}a", f"text {number}b")]
+        results = await asyncio.gather(*(read(reading, one) for one in says), return_exceptions=True)
+        assert len(workers_of()) <= 3
+    for one, result in zip(says, results, strict=True):
+        if one in bad:
+            assert isinstance(result, Broken), one
+            assert result.reason
+        else:
+            assert isinstance(result, ExtractedChunks), one
+            assert result.chunks[0].text == one.removeprefix("text ")
+
+
+async def test_a_document_with_more_text_than_any(tmp_path: Path) -> None:
+    content = b"text " + b"x" * (LONGEST_TEXT + 1)
+    path = tmp_path / "a.pdf"
+    await asyncio.to_thread(path.write_bytes, content)
+    async with pool() as reading:
+        with pytest.raises(Broken, match="divide it"):
+            await reading.extract(path, DocumentKind.PDF, hashlib.sha256(content).hexdigest())
+
+
+async def test_copies_of_a_bad_file_are_opened_once(store: Database, tmp_path: Path) -> None:
+    """By what it holds and not by its name: in one run, in a later one, and when more of them come."""
+    marks, docs = tmp_path / "marks", tmp_path / "docs"
+    docs.mkdir()
+    for number in range(50):
+        write(docs / f"{number}.pdf", f"marked {marks}")
+    async with pool(workers=2) as reading:
+        await ingest(make_work(store, reading, Instant(), docs, "first", Limits()))
+        for number in range(50, 60):
+            write(docs / f"{number}.pdf", f"marked {marks}")
+        with store.begin() as session:
+            runs.finish_run(session, "first", "complete", None, utc_now())
+        await ingest(make_work(store, reading, Instant(), docs, "second", Limits()))
+    assert marks.read_text() == "opened\n"
+    counts = await store.read(overview.count_documents)
+    assert (counts["failed"], counts["total"]) == (60, 60)
 
 
 async def test_a_neighbour_of_a_crash_is_not_lost(read: Callable[..., Any]) -> None:
@@ -301,6 +443,29 @@ async def test_files_that_are_gone_changed_or_no_files(tmp_path: Path) -> None:
         assert len(workers_of()) == 1
 
 
+async def test_a_pipe_in_the_place_of_the_file_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / "a.pdf"
+    os.mkfifo(path)
+    async with pool() as reading:
+        with pytest.raises(Unstable, match="no file any more"):
+            await reading.extract(path, DocumentKind.PDF, "0" * 64)
+        assert len(workers_of()) == 1
+
+
+async def test_a_worker_that_never_gets_the_bytes_says_nothing_against_the_document(
+    read: Callable[..., Any], tmp_path: Path
+) -> None:
+    """It is stopped where it would be stuck in the kernel, on a share whose server is gone."""
+    async with pool(timeout_s=1.0) as reading:
+        await read(reading, "text one")
+        (stuck,) = workers_of()
+        stuck.suspend()
+        with pytest.raises(Unstable, match="its disk did not give it within"):
+            await read(reading, "text two")
+        assert (await read(reading, "text three")).chunks[0].text == "three"
+        assert stuck not in workers_of()
+
+
 async def test_an_odd_file_name(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 \xf0\x9f\x99\x82\n.pdf"))
     digest = write(path, "text found")
@@ -363,7 +528,7 @@ async def test_no_worker_outlives_a_killed_parent(tmp_path: Path, says: str) -> 
     finally:
         parent.kill()
         await parent.wait()
-    await wait_until(lambda: not any(worker.is_running() and not is_zombie(worker.pid) for worker in workers), 5.0)
+    await wait_until(lambda: not any(worker.is_running() and not is_zombie(worker.pid) for worker in workers))
 
 
 def is_zombie(pid: int) -> bool:

@@ -7,19 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.documents import Chunk, Extracted, Page
-from pipeline.core.errors import Unstable
+from pipeline.core.documents import Chunk, Extracted, Page, Recognition
+from pipeline.core.errors import NoText, Unstable
 from pipeline.ingest.protocol import (
     LENGTH,
     MAX_FRAME,
     Malformed,
     describe_chunk,
     describe_document,
+    describe_error,
     frame_length,
     pack,
     parse_chunk,
+    parse_count,
     parse_document,
     parse_error,
+    parse_hold,
     unpack,
 )
 
@@ -37,7 +40,7 @@ pages = st.none() | st.integers(1, 5000)
 def test_a_chunk_arrives_as_it_was_sent(
     text: str, start: int, page: int | None, headings: tuple[str, ...], tokens: list[int]
 ) -> None:
-    chunk = Chunk(3, start, start + len(text), text, page, page, headings, tokens)
+    chunk = Chunk(3, start, start + len(text), text, page, page, headings, tokens, "".join(headings))
     assert parse_chunk(json.loads(json.dumps(describe_chunk(chunk))), 3, 64) == chunk
 
 
@@ -47,6 +50,41 @@ def test_a_document_arrives_as_it_was_sent() -> None:
     assert (found.title, found.metadata, found.engine) == ("T", {"a": "b"}, "e")
     assert (found.page_count, found.empty_pages, found.characters) == (3, (2,), 7)
     assert parse_document(describe_document(Extracted("x")), []).page_count is None
+
+
+@pytest.mark.parametrize(
+    "ocr",
+    [
+        None,
+        Recognition("tesseract 5", "eng", []),
+        Recognition("tesseract 5", "deu+eng", [1, 3], 93.0, {2: "it took more than 60 s"}),
+    ],
+)
+def test_what_ocr_did_arrives_as_it_was_sent(ocr: Recognition | None) -> None:
+    extracted = Extracted("ab", [Page(1, 0, 2)], ocr=ocr)
+    assert parse_document(json.loads(json.dumps(describe_document(extracted))), []).ocr == ocr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pages": ["1"]},
+        {"pages": None},
+        {"confidence": -1},
+        {"confidence": 1.5},
+        {"engine": None},
+        {"languages": "\0"},
+        {"failed": [[1]]},
+        {"failed": [[1, 2]]},
+        {"failed": [["1", "x"]]},
+        {"failed": {"1": "x"}},
+    ],
+)
+def test_what_says_no_such_thing_of_ocr_is_malformed(change: dict[str, Any]) -> None:
+    document = describe_document(Extracted("ab", ocr=Recognition("e", "eng", [1], 90.0, {2: "x"})))
+    assert isinstance(document["ocr"], dict)
+    with pytest.raises(Malformed):
+        parse_document(document | {"ocr": document["ocr"] | change}, [])
 
 
 GOOD = describe_chunk(Chunk(0, 0, 3, "abc", None, None, (), [1, 2]))
@@ -91,7 +129,15 @@ def test_anything_else_is_malformed(message: Any) -> None:
 
 def test_errors() -> None:
     assert isinstance(parse_error({"error": "Unstable", "reason": "later"}), Unstable)
-    for message in ({"error": "SystemExit", "reason": "x"}, {"error": ["x"], "reason": "x"}, {"reason": "x"}):
+    scanned = parse_error(describe_error(NoText("it needs OCR", 7)))
+    assert isinstance(scanned, NoText)
+    assert (scanned.reason, scanned.pages) == ("it needs OCR", 7)
+    for message in (
+        {"error": "NoText", "reason": "x", "pages": -1},
+        {"error": "SystemExit", "reason": "x"},
+        {"error": ["x"], "reason": "x"},
+        {"reason": "x"},
+    ):
         with pytest.raises(Malformed):
             parse_error(message)
 
@@ -105,3 +151,20 @@ def test_frames() -> None:
     for body in (b"", b"[1]", b"{", b"\xff", b"[" * 100_000):
         with pytest.raises(Malformed):
             unpack(body)
+
+
+def test_steps_are_counted() -> None:
+    assert parse_count(0) == 0
+    assert parse_count(2**31 - 1) == 2**31 - 1
+    wrongs: list[object] = [-1, 2**31, 1.0, True, "1", None, []]
+    for wrong in wrongs:
+        with pytest.raises(Malformed):
+            parse_count(wrong)
+
+
+def test_what_holds_the_network_is_words() -> None:
+    assert parse_hold(["seccomp", "audit"]) == ("seccomp", "audit")
+    wrongs: list[list[object]] = [[1], [None], ["a\0"], [["audit"]]]
+    for wrong in wrongs:
+        with pytest.raises(Malformed):
+            parse_hold(wrong)
