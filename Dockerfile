@@ -5,6 +5,9 @@
 ARG BUILD_IMAGE=python:3.11-slim
 ARG RUN_IMAGE=python:3.11-slim
 
+# What the system is to have besides: "tesseract-ocr tesseract-ocr-deu" for OCR in English and German.
+ARG PACKAGES=""
+
 FROM ${BUILD_IMAGE} AS build
 
 # For any x86-64 with AVX2, or any ARM64: an image moves between machines.
@@ -39,8 +42,9 @@ RUN .venv/bin/python -m compileall -q pipeline
 
 FROM ${RUN_IMAGE}
 
+ARG PACKAGES
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libgomp1 tini \
+    && apt-get install --yes --no-install-recommends libgomp1 tini ${PACKAGES} \
     && { command -v python3 || apt-get install --yes --no-install-recommends python3; } \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --user-group --home-dir /var/lib/nightshift --create-home nightshift
