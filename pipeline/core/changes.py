@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 UNSETTLED = -1
 """An `mtime_ns` that no file has: the stored one cannot vouch for the bytes, read the file again."""
@@ -13,8 +14,7 @@ SETTLE_NS = 2_000_000_000
 """How old a file must be before its mtime vouches for it: FAT's clock ticks every two seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A file as a scan found it; `path` is relative to the source, with `/` between its parts."""
 
     path: str
@@ -22,8 +22,7 @@ class Found:
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A document as the database knows it; `sha256` is None where it could not be read."""
 
     id: int
@@ -36,12 +35,16 @@ class Known:
 FEW = 10
 """So many files may be gone without anybody wondering."""
 
+FEW_IN_A_HUNDRED = 10
+"""And so many percent of a source."""
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What a scan found out.
 
-    to_read: new or changed files. missing: documents whose files are gone. unchanged: how many are as they were.
+    to_read: new or changed files. missing: documents whose files are gone, or are no longer wanted.
+    unchanged: how many are as they were.
     emptied: documents were known here and not one file was found: nothing may be deleted because of that.
     """
 
@@ -59,6 +62,15 @@ def settled_mtime(mtime_ns: int, read_at_ns: int) -> int:
     return mtime_ns if read_at_ns - mtime_ns >= SETTLE_NS else UNSETTLED
 
 
+def is_settled(file: Found, first_seen_ns: int, now_ns: int, settle_ns: int) -> bool:
+    """Whether nobody writes to a file any more, as far as can be told.
+
+    first_seen_ns: when it was first seen with this size and mtime. Where the clock of another host runs ahead, its
+    mtime says nothing, and only looking again does.
+    """
+    return now_ns - file.mtime_ns >= settle_ns or now_ns - first_seen_ns >= settle_ns
+
+
 def is_below(path: str, folder: str) -> bool:
     """Whether `path` is `folder` or inside it; the empty folder holds everything."""
     return not folder or path == folder or path.startswith(folder + "/")
@@ -72,12 +84,17 @@ def ancestors(path: str) -> Iterator[str]:
 
 
 def classify_changes(
-    found: Iterable[Found], known: Iterable[Known], unlisted: Collection[str] = (), unreadable: Collection[str] = ()
+    found: Iterable[Found],
+    known: Iterable[Known],
+    unlisted: Collection[str] = (),
+    unreadable: Collection[str] = (),
+    passed_over: int = 0,
 ) -> Changes:
     """Compare a scan with what is stored, by size and mtime.
 
     unlisted: folders that could not be listed; what is known below them is not missing, because nobody
     looked. unreadable: files that are there, but not to be read; they are not missing either.
+    passed_over: how many files and folders are there, but excluded: what holds them was not emptied.
     """
     by_path = {document.path: document for document in known}
     blind, there = frozenset(unlisted), frozenset(unreadable)
@@ -98,7 +115,7 @@ def classify_changes(
         for path, document in by_path.items()
         if path not in there and path not in blind and blind.isdisjoint(ancestors(path))
     ]
-    return Changes(to_read, missing, seen - len(to_read), emptied=seen == 0 and bool(missing))
+    return Changes(to_read, missing, seen - len(to_read), emptied=seen + passed_over == 0 and bool(missing))
 
 
 def emptied_folders(missing: Iterable[Known], found: Iterable[Found], listed: Collection[str]) -> dict[str, int]:
@@ -117,8 +134,11 @@ def emptied_folders(missing: Iterable[Known], found: Iterable[Found], listed: Co
 
 
 def is_mass_deletion(gone: int, known: int) -> bool:
-    """Whether so many documents are gone at once that a person should say so: more than a few, and more than half."""
-    return gone > FEW and 2 * gone > known
+    """Whether so many of a source's documents are gone at once that a person should say so.
+
+    More than a few, and more than a few in a hundred. known: how many there were, those that are gone included.
+    """
+    return gone > FEW and 100 * gone > FEW_IN_A_HUNDRED * known
 
 
 @dataclass(slots=True)
@@ -129,18 +149,18 @@ class Moves:
     """
 
     missing: Iterable[Known]
-    _by_content: dict[tuple[str, str], list[Known]] = field(init=False)
+    _by_content: dict[str, list[Known]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._by_content = defaultdict(list)
         for document in self.missing:
             if document.sha256 is not None:
-                self._by_content[document.sha256, _suffix(document.path)].append(document)
+                self._by_content[document.sha256].append(document)
         self.missing = list(self.missing)
 
     def claim(self, path: str, sha256: str) -> Known | None:
         """The vanished document that `path` with this content once was, or None. One of the same name first."""
-        candidates = self._by_content.get((sha256, _suffix(path)))
+        candidates = self._by_content.get(sha256)
         if not candidates:
             return None
         name = path.rpartition("/")[2]
@@ -152,7 +172,3 @@ class Moves:
         """What vanished and did not turn up elsewhere."""
         left = {d.id for candidates in self._by_content.values() for d in candidates}
         return [d for d in self.missing if d.id in left or d.sha256 is None]
-
-
-def _suffix(path: str) -> str:
-    return path.rpartition(".")[2].lower()

@@ -16,7 +16,7 @@ _TO_REAL = {stored: real for real, stored in _TO_STORED.items()}
 
 def stored_name(path: str) -> str:
     """`path` as Python has it from the file system -> as it is stored."""
-    return path.translate(_TO_STORED)
+    return path if path.isascii() else path.translate(_TO_STORED)
 
 
 def real_path(root: str, stored: str) -> Path:

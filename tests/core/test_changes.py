@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from pipeline.core.changes import (
     emptied_folders,
     is_below,
     is_mass_deletion,
+    is_settled,
     settled_mtime,
 )
 
@@ -76,10 +78,36 @@ def test_a_folder_that_is_there_and_empty_is_told_from_one_that_was_deleted() ->
     assert emptied_folders(missing, [*others, Found("disk/b.pdf", 1, 1)], {"", "disk"}) == {}
 
 
-def test_many_at_once_are_asked_about() -> None:
-    assert not is_mass_deletion(FEW, FEW)
-    assert is_mass_deletion(FEW + 1, 2 * FEW + 1)
-    assert not is_mass_deletion(FEW + 1, 2 * FEW + 2)
+@pytest.mark.parametrize(
+    ("gone", "known", "asked"),
+    [(10, 10, False), (11, 11, True), (11, 109, True), (11, 110, False), (100, 1000, False), (101, 1000, True)],
+)
+def test_more_than_ten_and_more_than_a_tenth_are_asked_about(gone: int, known: int, asked: bool) -> None:
+    assert is_mass_deletion(gone, known) is asked
+
+
+@given(st.integers(0, 300), st.integers(0, 3000))
+def test_the_brake_is_both_counts_and_never_eases_as_more_goes(gone: int, more: int) -> None:
+    known = gone + more
+    assert is_mass_deletion(gone, known) == (gone > 10 and gone / known > 0.1)
+    if is_mass_deletion(gone, known) and more:
+        assert is_mass_deletion(gone + 1, known)
+
+
+def test_a_folder_whose_files_are_kept_out_was_not_emptied() -> None:
+    known = [Known(1, "drafts/a.pdf", 1, 1, "aa")]
+    assert classify_changes([], known).emptied
+    changes = classify_changes([], known, passed_over=1)
+    assert (changes.emptied, changes.missing) == (False, known)
+
+
+@given(st.integers(-5, 20), st.integers(0, 10), st.integers(0, 10), st.integers(0, 10))
+def test_a_file_is_settled_once_it_was_left_alone_long_enough(mtime: int, seen: int, later: int, settle: int) -> None:
+    now = seen + later
+    settled = is_settled(Found("a.pdf", 1, mtime), seen, now, settle)
+    assert settled == (now - mtime >= settle or later >= settle)
+    # A clock that runs ahead, or an mtime in the future, holds nothing up for longer than that.
+    assert is_settled(Found("a.pdf", 1, 10**18), seen, seen + settle, settle)
 
 
 def test_a_file_of_the_same_size_and_time_is_unchanged() -> None:
@@ -115,9 +143,10 @@ def test_a_rename_is_claimed_once_and_the_same_name_is_preferred() -> None:
     assert moves.unclaimed() == []
 
 
-def test_other_bytes_or_another_kind_are_no_rename() -> None:
+def test_other_bytes_are_no_rename_and_another_suffix_is() -> None:
     one, unread = Known(1, "x.pdf", 1, 1, "aa"), Known(2, "y.pdf", 1, 1, None)
     moves = Moves([one, unread])
     assert moves.claim("z.pdf", "bb") is None
-    assert moves.claim("z.docx", "aa") is None
     assert moves.unclaimed() == [one, unread]
+    assert moves.claim("x.docx", "aa") == one  # what the bytes are does not change with the name
+    assert moves.unclaimed() == [unread]
