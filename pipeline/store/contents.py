@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,10 +20,17 @@ from pipeline.store.tables import (
     DocumentRow,
     EmbeddingRow,
     ModelRow,
+    PendingStretchRow,
 )
 
 IN_CLAUSE = 500
 """Values named in one statement; a database refuses more than some ten thousand, and older ones 999."""
+
+TRIED = "passwords_tried"
+"""Among the details of an encrypted content: a mark of the passwords that did not open it. For no eyes."""
+
+BY_MODEL, BY_MEAN = "model", "mean"
+"""How a document's own vector was made: from all of its text at once, or from the vectors of its chunks."""
 
 STAGE_EXTRACT = "extract"
 STAGE_EMBED = "embed"
@@ -49,17 +57,22 @@ class Ended:
 
 
 def finish(session: Session, content_ids: Iterable[int], now: dt.datetime) -> list[Ended]:
-    """End every content of these whose last chunk has its vector or its error; returns them.
+    """End every content of these whose last chunk has its vector or its error, and no stretch waits; returns them.
 
-    Its own vector is made, it becomes what search sees, and what it replaces goes: all in this transaction.
+    Its own vector is made where the model made none, it becomes what search sees, and what it replaces goes: all in
+    this transaction.
     """
     rows = session.scalars(
         sa.select(ContentRow).where(
             ContentRow.id.in_(list(content_ids)),
             ContentRow.state == DocumentState.EXTRACTED,
             ContentRow.embedded_count + ContentRow.failed_count >= ContentRow.chunk_count,
+            ~sa.exists().where(PendingStretchRow.content_id == ContentRow.id),
         )
     ).all()
+    ids = [row.id for row in rows]
+    own = set(session.scalars(sa.select(ContentEmbeddingRow.content_id).where(ContentEmbeddingRow.content_id.in_(ids))))
+    means = _mean_vectors(session, [row for row in rows if row.embedded_count and row.id not in own])
     for row in rows:
         row.claimed_by = None
         row.embedded_at = now
@@ -68,11 +81,14 @@ def finish(session: Session, content_ids: Iterable[int], now: dt.datetime) -> li
             row.reason = _chunks_failed(session, row)
         else:
             row.state, row.stage, row.reason = DocumentState.EMBEDDED, None, None
-        if row.embedded_count:
-            session.merge(ContentEmbeddingRow(content_id=row.id, method="mean", vector=_mean_vector(session, row)))
+        if row.id in means:
+            # One chunk is all of the text, and its vector that of the whole.
+            method = BY_MODEL if row.chunk_count == 1 else BY_MEAN
+            session.add(ContentEmbeddingRow(content_id=row.id, method=method, vector=means[row.id]))
     session.flush()
-    promote(session, [row.id for row in rows])
-    return [Ended(_a_path(session, row.id), DocumentState(row.state), row.reason) for row in rows]
+    promote(session, ids)
+    paths = _paths(session, ids)
+    return [Ended(paths.get(row.id, ""), DocumentState(row.state), row.reason) for row in rows]
 
 
 def end(session: Session, content_id: int, state: DocumentState, stage: str, reason: str) -> None:
@@ -83,6 +99,29 @@ def end(session: Session, content_id: int, state: DocumentState, stage: str, rea
     row.state, row.stage, row.reason, row.claimed_by = state, stage, reason, None
     session.flush()
     promote(session, [content_id])
+
+
+def start_over(session: Session, content_ids: Sequence[int]) -> None:
+    """Take back all that was made of some contents: they wait to be extracted, as if nobody had tried."""
+    session.execute(sa.delete(ChunkRow).where(ChunkRow.content_id.in_(content_ids)))
+    session.execute(sa.delete(ContentEmbeddingRow).where(ContentEmbeddingRow.content_id.in_(content_ids)))
+    session.execute(sa.delete(PendingStretchRow).where(PendingStretchRow.content_id.in_(content_ids)))
+    session.execute(
+        sa.update(ContentRow)
+        .where(ContentRow.id.in_(content_ids))
+        .values(
+            state=DocumentState.DISCOVERED,
+            stage=None,
+            reason=None,
+            attempts=0,
+            retry_at=None,
+            claimed_by=None,
+            chunk_count=0,
+            embedded_count=0,
+            failed_count=0,
+            embedded_at=None,
+        )
+    )
 
 
 def promote(session: Session, content_ids: Sequence[int], *, drop: bool = True) -> None:
@@ -96,6 +135,8 @@ def promote(session: Session, content_ids: Sequence[int], *, drop: bool = True) 
         sa.select(ContentRow.id)
         .join(ModelRow, ModelRow.id == ContentRow.model_id)
         .where(ContentRow.id.in_(content_ids), ModelRow.active, promotable())
+        # On PostgreSQL search could move to another model between this and what follows.
+        .with_for_update(read=True, of=ModelRow)
     ).all()
     if not ready:
         return
@@ -134,24 +175,33 @@ def drop_unused(session: Session, among: Sequence[int] | None = None) -> int:
     return len(ids)
 
 
-def _a_path(session: Session, content_id: int) -> str:
-    mine = sa.or_(DocumentRow.current_id == content_id, DocumentRow.pending_id == content_id)
-    return session.scalar(sa.select(DocumentRow.path).where(mine).limit(1)) or ""
+def _paths(session: Session, content_ids: Sequence[int]) -> dict[int, str]:
+    """One of the documents of each content that there is one of."""
+    found: dict[int, str] = {}
+    for column in (DocumentRow.current_id, DocumentRow.pending_id):
+        query = sa.select(column, sa.func.min(DocumentRow.path)).where(column.in_(content_ids)).group_by(column)
+        found |= {content_id: path for content_id, path in session.execute(query) if content_id is not None}
+    return found
 
 
-def _mean_vector(session: Session, content: ContentRow) -> bytes:
-    dimension = session.get_one(ModelRow, content.model_id).dimension
-    total = np.zeros(dimension, np.float64)
+def _mean_vectors(session: Session, contents: Sequence[ContentRow]) -> dict[int, bytes]:
+    """The token-weighted means of the vectors of these contents' chunks."""
+    dimensions = {row.id: session.get_one(ModelRow, row.model_id).dimension for row in contents}
+    totals = {content_id: np.zeros(dimension, np.float64) for content_id, dimension in dimensions.items()}
     rows = session.execute(
-        sa.select(EmbeddingRow.vector, ChunkRow.token_count)
-        .join(ChunkRow, ChunkRow.id == EmbeddingRow.chunk_id)
-        .where(ChunkRow.content_id == content.id)
+        sa.select(ChunkRow.content_id, ChunkRow.token_count, EmbeddingRow.vector)
+        .join(EmbeddingRow, EmbeddingRow.chunk_id == ChunkRow.id)
+        .where(ChunkRow.content_id.in_(dimensions))
+        .order_by(ChunkRow.content_id, ChunkRow.ordinal)
         .execution_options(yield_per=1024)
     )
     for part in rows.partitions():
-        vectors = from_blobs([vector for vector, _ in part], dimension)
-        total += np.asarray([count for _, count in part], np.float64) @ vectors
-    return to_blob(normalise(total[np.newaxis].astype(np.float32))[0])
+        for content_id, group in itertools.groupby(part, lambda row: row[0]):
+            counts, vectors = zip(*((count, vector) for _, count, vector in group), strict=True)
+            totals[content_id] += np.asarray(counts, np.float64) @ from_blobs(vectors, dimensions[content_id])
+    return {
+        content_id: to_blob(normalise(total[np.newaxis].astype(np.float32))[0]) for content_id, total in totals.items()
+    }
 
 
 def _chunks_failed(session: Session, content: ContentRow) -> str:

@@ -1,0 +1,71 @@
+"""Vectors that are taken over: what was embedded before is not embedded again.
+
+A vector is made of a model and of token ids, so chunks of one model with the same tokens have the same
+vector. After an edit, a new recipe or OCR most chunks of a document are as they were; only the others
+are queued.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from pipeline.store.tables import ChunkRow, ContentRow, DocumentRow, EmbeddingRow
+
+DIGEST_BYTES = 16
+
+BLOCK = 4096
+"""Rows read at once."""
+
+
+def token_digest(tokens: bytes) -> bytes:
+    """What stands for token ids (little-endian int32) in `chunks.digest`: BLAKE2b of 16 bytes."""
+    return hashlib.blake2b(tokens, digest_size=DIGEST_BYTES).digest()
+
+
+def embedded_before(session: Session, content: ContentRow, digests: Collection[bytes]) -> dict[bytes, int]:
+    """Chunks that have a vector of the content's model, by their digest, as far as it is among `digests`.
+
+    Looked for in what search sees of the documents that wait for this content, and in whatever else the
+    same bytes became.
+    """
+    if not digests:
+        return {}
+    replaced = sa.select(DocumentRow.current_id).where(
+        DocumentRow.pending_id == content.id, DocumentRow.current_id.is_not(None)
+    )
+    earlier = session.scalars(
+        sa.select(ContentRow.id).where(
+            ContentRow.model_id == content.model_id,
+            ContentRow.id != content.id,
+            ContentRow.embedded_count > 0,
+            sa.or_(ContentRow.id.in_(replaced), ContentRow.sha256 == content.sha256),
+        )
+    ).all()
+    found: dict[bytes, int] = {}
+    for content_id in earlier:
+        rows = session.execute(
+            sa.select(ChunkRow.digest, ChunkRow.id)
+            .join(EmbeddingRow, EmbeddingRow.chunk_id == ChunkRow.id)
+            .where(ChunkRow.content_id == content_id, ChunkRow.digest.is_not(None))
+            .execution_options(yield_per=BLOCK)
+        )
+        found |= {digest: chunk_id for digest, chunk_id in rows if digest and digest in digests}
+    return found
+
+
+def take_over(session: Session, pairs: Sequence[tuple[int, int]]) -> None:
+    """Give chunks the vectors of others, by (the one without, the one with)."""
+    if not pairs:
+        return
+    vector = sa.select(sa.bindparam("taker", type_=sa.BigInteger), EmbeddingRow.vector).where(
+        EmbeddingRow.chunk_id == sa.bindparam("giver")
+    )
+    # Through the connection: the session would take the parameters for values of rows.
+    session.connection().execute(
+        sa.insert(EmbeddingRow).from_select(["chunk_id", "vector"], vector),
+        [{"taker": taker, "giver": giver} for taker, giver in pairs],
+    )
