@@ -1,4 +1,4 @@
-"""Arithmetic on embeddings: unit vectors, means, exact search, bytes. Knows no model and no store."""
+"""Arithmetic on embeddings: unit vectors, exact search, bytes. Knows no model and no store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
-Vector: TypeAlias = npt.NDArray[np.float32]
 
 BYTES_PER_NUMBER = 4
 
@@ -27,26 +26,6 @@ def normalise(matrix: npt.ArrayLike) -> Matrix:
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     lengths[lengths == 0.0] = 1.0
     unit: Matrix = (rows / lengths[:, None]).astype(np.float32)
-    return unit
-
-
-def weighted_mean(vectors: npt.ArrayLike, weights: npt.ArrayLike) -> Vector:
-    """The unit vector [d] in the direction of the mean of `vectors` [n, d] under `weights` [n].
-
-    Raises ValueError where there is no such direction: nothing to average, weights that are
-    negative or all zero, or vectors that cancel each other out.
-    """
-    rows = np.asarray(vectors, dtype=np.float64)
-    shares = np.asarray(weights, dtype=np.float64)
-    if rows.ndim != 2 or shares.shape != rows.shape[:1] or rows.shape[0] == 0:
-        raise ValueError(f"expected vectors [n, d] and weights [n], not {rows.shape} and {shares.shape}")
-    if not (np.isfinite(shares).all() and (shares >= 0.0).all() and shares.sum() > 0.0):
-        raise ValueError("weights must be finite, not negative, and not all zero")
-    mean = (shares / shares.sum()) @ rows
-    length = float(np.linalg.norm(mean))
-    if not np.isfinite(length) or length < 1e-12 * max(1.0, float(np.abs(rows).max())):
-        raise ValueError("the weighted mean of the vectors has no direction")
-    unit: Vector = (mean / length).astype(np.float32)
     return unit
 
 

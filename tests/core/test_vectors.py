@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.vectors import TopK, from_blobs, normalise, to_blob, weighted_mean
+from pipeline.core.vectors import TopK, from_blobs, normalise, to_blob
 
 numbers = st.floats(-1e6, 1e6, width=32)
 
@@ -22,27 +22,6 @@ def test_normalise_makes_unit_rows_and_leaves_zeros() -> None:
 def test_normalise_refuses_a_vector() -> None:
     with pytest.raises(ValueError, match="matrix"):
         normalise([1.0, 2.0])
-
-
-def test_weighted_mean_follows_the_weights() -> None:
-    mean = weighted_mean([[1.0, 0.0], [0.0, 1.0]], [3, 1])
-    np.testing.assert_allclose(mean, np.array([3.0, 1.0]) / 10**0.5, rtol=1e-6)
-    assert mean.dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("vectors", "weights"),
-    [
-        ([[1.0, 0.0], [-1.0, 0.0]], [1, 1]),
-        ([[1.0, 0.0]], [0]),
-        ([[1.0, 0.0]], [-1]),
-        ([[1.0, 0.0]], [1, 1]),
-        (np.empty((0, 2)), []),
-    ],
-)
-def test_a_mean_without_direction_is_an_error(vectors: list[list[float]], weights: list[int]) -> None:
-    with pytest.raises(ValueError):
-        weighted_mean(vectors, weights)
 
 
 @given(
