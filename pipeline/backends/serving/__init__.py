@@ -1,0 +1,1 @@
+"""What our own model servers share, whatever computes in them."""
