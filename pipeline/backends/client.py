@@ -1,7 +1,7 @@
 """Talks to an embedding server in OpenAI's form, ours or another: texts or token ids in, vectors out.
 
-Vectors travel as base64 float32. Every answer is checked: its count, its indices, its sizes,
-and that each number is finite.
+Vectors travel as float32: bare from our own servers, as base64 from others. Every answer is checked: its count, its
+indices, its sizes, and that each number is finite.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 ATTEMPTS = 4
 GZIP_ABOVE = 65_536
+RAW = "application/octet-stream"
+"""Vectors as they are, which our own servers give to whoever accepts it; others answer in JSON all the same."""
 UNPACKING_REFUSALS = frozenset({400, 415, 422})
 """What servers answer that take a compressed body for a broken one."""
 
@@ -100,25 +102,58 @@ class EmbeddingClient:
         """
         if not inputs:
             raise ValueError("there is nothing to embed")
-        body = json.dumps(
-            {
-                "input": [item if isinstance(item, str) else list(map(int, item)) for item in inputs],
-                "model": self._model,
-                "encoding_format": "base64",
-            }
-        ).encode()
+        given = [item if isinstance(item, str) else list(map(int, item)) for item in inputs]
+        return await self._ask("/v1/embeddings", {"input": given}, len(inputs))
+
+    async def embed_spans(
+        self, inputs: Sequence[Sequence[int]], spans: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[Matrix]:
+        """For each input the vectors float32 [n, d] of its spans: of our own server, see its `/v1/embeddings/spans`.
+
+        Raises as `embed`.
+        """
+        payload = {"input": [list(map(int, item)) for item in inputs], "spans": [list(inside) for inside in spans]}
+        counts = [len(inside) for inside in spans]
+        vectors = await self._ask("/v1/embeddings/spans", payload, sum(counts))
+        return np.split(vectors, np.cumsum(counts)[:-1])
+
+    async def _ask(self, path: str, payload: dict[str, Any], count: int) -> Matrix:
+        body = json.dumps(payload | {"model": self._model, "encoding_format": "base64"}).encode()
         try:
             async with asyncio.timeout(self._timeouts.total):
-                response = await self._post_with_retries(body)
+                response = await self._post_with_retries(path, body)
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise BackendTimeout(f"{self._base_url} gave no answer in time for {len(inputs)} inputs") from error
+            raise BackendTimeout(f"{self._base_url} gave no answer in time for {count} vectors") from error
         except httpx.TransportError as error:
             raise BackendDied(f"{self._base_url} cannot be reached: {error or type(error).__name__}") from error
-        vectors = read_answer(response, len(inputs))
-        log.debug("A batch was embedded", inputs=len(inputs), seconds=round(response.elapsed.total_seconds(), 3))
+        vectors = read_answer(response, count)
+        log.debug("A batch was embedded", vectors=count, seconds=round(response.elapsed.total_seconds(), 3))
         return vectors
 
-    async def _post_with_retries(self, body: bytes) -> httpx.Response:
+    async def fetch(self, path: str, body: Any = None) -> Any:
+        """The JSON of another of the server's routes; asked with POST where there is a body. No retries.
+
+        Raises BackendTimeout, BackendDied, BackendRefused, or BadAnswer where it is no JSON.
+        """
+        session = self._current_session()
+        session.users += 1
+        try:
+            response = await session.client.request("GET" if body is None else "POST", path, json=body)
+        except httpx.TimeoutException as error:
+            raise BackendTimeout(f"{self._base_url} gave no answer in time for {path}") from error
+        except httpx.TransportError as error:
+            raise BackendDied(f"{self._base_url} cannot be reached: {error or type(error).__name__}") from error
+        finally:
+            await self._leave(session)
+        if not response.is_success:
+            message, param = _error(response)
+            raise BackendRefused(response.status_code, message, param=param)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise BadAnswer(f"the answer to {path} is no JSON: {error}") from error
+
+    async def _post_with_retries(self, path: str, body: bytes) -> httpx.Response:
         attempts = stamina.retry_context(
             on=self._worth_a_retry,
             attempts=ATTEMPTS,
@@ -129,7 +164,7 @@ class EmbeddingClient:
         )
         async for attempt in attempts:
             with attempt:
-                return await self._post(body)
+                return await self._post(path, body)
         raise AssertionError("stamina raises the last error")
 
     def _worth_a_retry(self, error: Exception) -> bool:
@@ -138,34 +173,36 @@ class EmbeddingClient:
         log.warning("The embedding server did not answer and is asked again", url=self._base_url, error=repr(error))
         return True
 
-    async def _post(self, body: bytes) -> httpx.Response:
+    async def _post(self, path: str, body: bytes) -> httpx.Response:
         if self._gzip_above is not None and len(body) > self._gzip_above:
             packed = zlib.compress(body, level=1, wbits=31)
-            response = await self._send(packed, {"Content-Encoding": "gzip"})
+            response = await self._send(path, packed, {"Content-Encoding": "gzip"})
             if response.status_code not in UNPACKING_REFUSALS:
                 return response
-            plain = await self._send(body, {})
+            plain = await self._send(path, body, {})
             if plain.is_success:
                 log.info("The embedding server reads no gzip; bodies are sent plainly", url=self._base_url)
                 self._gzip_above = None
             return plain
-        return await self._send(body, {})
+        return await self._send(path, body, {})
 
-    async def _send(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+    async def _send(self, path: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
         session = self._current_session()
         session.users += 1
         try:
-            return await session.client.post(
-                "/v1/embeddings", content=body, headers={"Content-Type": "application/json"} | headers
-            )
+            wanted = {"Content-Type": "application/json", "Accept": f"{RAW}, application/json"}
+            return await session.client.post(path, content=body, headers=wanted | headers)
         except httpx.TransportError:
             if self._session is session:
                 self._session = None
             raise
         finally:
-            session.users -= 1
-            if session.users == 0 and session is not self._session:
-                await session.client.aclose()
+            await self._leave(session)
+
+    async def _leave(self, session: _Session) -> None:
+        session.users -= 1
+        if session.users == 0 and session is not self._session:
+            await session.client.aclose()
 
     def _current_session(self) -> _Session:
         if self._session is None:
@@ -200,6 +237,8 @@ def read_answer(response: httpx.Response, count: int) -> Matrix:
     if not response.is_success:
         message, param = _error(response)
         raise BackendRefused(response.status_code, message, param=param)
+    if response.headers.get("content-type", "").startswith(RAW):
+        return _finite(_raw(response.content, count))
     try:
         data = response.json()["data"]
         places = [entry["index"] for entry in data]
@@ -216,6 +255,17 @@ def read_answer(response: httpx.Response, count: int) -> Matrix:
     matrix: Matrix = np.empty((count, sizes.pop()), dtype=np.float32)
     for place, vector in zip(places, vectors, strict=True):
         matrix[place] = vector
+    return _finite(matrix)
+
+
+def _raw(content: bytes, count: int) -> Matrix:
+    if not content or len(content) % (4 * count):
+        raise BadAnswer(f"{len(content)} bytes are not {count} vectors of float32")
+    matrix: Matrix = np.frombuffer(content, dtype="<f4").reshape(count, -1).astype(np.float32)
+    return matrix
+
+
+def _finite(matrix: Matrix) -> Matrix:
     broken = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if broken.size:
         raise BadAnswer(f"the vector of input {broken[0]} is not finite")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from pipeline.backends.client import EmbeddingClient, Timeouts
+from pipeline.core.engine_stats import EngineStats
 from pipeline.core.errors import BackendDied, BackendStartFailed, BadAnswer
 from pipeline.core.vectors import normalise
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pipeline.core.vectors import Matrix
 
 T = TypeVar("T")
+
+PATIENCE = 10
+"""How many times as long as others a request may take that asks for whole documents."""
 
 CANARY = "The night shift begins when the last lamp in the office goes out."
 RESTART_SECONDS = 300.0
@@ -86,7 +90,7 @@ class ServerEmbedder:
         self._gzip_above = gzip_above
         self._timeouts = timeouts
         self._restart_seconds = restart_seconds
-        self._client: EmbeddingClient | None = None
+        self._clients: dict[bool, EmbeddingClient] = {}
         self._connected_to: tuple[str | None, str | None] = (None, None)
 
     async def embed(self, inputs: Sequence[Sequence[int]] | Sequence[str]) -> Matrix:
@@ -96,17 +100,64 @@ class ServerEmbedder:
         that is too long, or has no finite vector), or BadAnswer.
         """
         client = await self._connected()
-        vectors = normalise(await self._server.while_alive(client.embed(inputs)))
+        return self._checked(await self._server.while_alive(client.embed(inputs)))
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest text that the server computes whole; None where it did not say."""
+        told = self._server.told.get("longest")
+        return told if isinstance(told, int) else None
+
+    async def embed_whole(self, inputs: Sequence[Sequence[int]]) -> Matrix:
+        """As `embed`, of texts that may be long: each request may take PATIENCE times as long."""
+        client = await self._connected(patient=True)
+        return self._checked(await self._server.while_alive(client.embed(inputs)))
+
+    async def embed_spans(
+        self, inputs: Sequence[Sequence[int]], spans: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[Matrix]:
+        """For each input the unit vectors float32 [n, dimension] of the token vectors' means in its spans.
+
+        As patient as `embed_whole`. Raises as `embed`; BackendRefused by a server that is not our own.
+        """
+        client = await self._connected(patient=True)
+        found = await self._server.while_alive(client.embed_spans(inputs, spans))
+        return [self._checked(vectors) for vectors in found]
+
+    def _checked(self, vectors: Matrix) -> Matrix:
         dimension = self._server.told.get("dimension")
         if dimension is not None and vectors.shape[1] != dimension:
             raise BadAnswer(f"vectors have {vectors.shape[1]} numbers, not {dimension}")
-        return vectors
+        return normalise(vectors)
 
     async def check(self) -> None:
         """Embed a known good text. Raises a BackendError where that fails."""
         vector = (await self.embed([CANARY]))[0]
         if not np.isclose(float(np.linalg.norm(vector)), 1.0, atol=1e-3):
             raise BadAnswer("the reference vector has the wrong length")
+
+    async def stats(self) -> EngineStats | None:
+        """What the engine counted since its server started; None where it does not live, or counts nothing.
+
+        Raises BackendDied, BackendTimeout, BackendRefused or BadAnswer.
+        """
+        if not self._server.alive or not self._server.told.get("counts"):
+            return None
+        client = await self._connected()
+        told = await self._server.while_alive(client.fetch("/stats"))
+        try:
+            return EngineStats.from_json(told)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadAnswer(f"the server's counters make no sense: {error!r}") from error
+
+    async def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, by a server that has `/tokenize`. Raises as `stats`."""
+        client = await self._connected()
+        told = await self._server.while_alive(client.fetch("/tokenize", {"content": text, "add_special": True}))
+        try:
+            return [int(token) for token in told["tokens"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadAnswer(f"the answer is no list of tokens: {error!r}") from error
 
     async def ensure_ready(self) -> None:
         """Wait until the server serves. Raises BackendStartFailed where it was stopped, or does not come back."""
@@ -129,25 +180,27 @@ class ServerEmbedder:
 
     async def disconnect(self) -> None:
         """Close the connections. A later call opens new ones."""
-        client, self._client = self._client, None
-        if client is not None:
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
             await client.aclose()
 
-    async def _connected(self) -> EmbeddingClient:
+    async def _connected(self, *, patient: bool = False) -> EmbeddingClient:
         server = self._server
         if not server.alive or server.base_url is None:
             raise BackendDied(server.exit_story)
         address = (server.base_url, server.api_key)
-        if self._client is None or self._connected_to != address:
+        if self._connected_to != address:
             await self.disconnect()
             self._connected_to = address
-            self._client = EmbeddingClient(
+        if patient not in self._clients:
+            most = PATIENCE * self._timeouts.total
+            self._clients[patient] = EmbeddingClient(
                 server.base_url,
                 api_key=server.api_key,
                 model=server.model_name,
-                timeouts=self._timeouts,
+                timeouts=Timeouts(self._timeouts.connect, most, most) if patient else self._timeouts,
                 gzip_above=self._gzip_above,
                 may_retry=lambda: server.alive,
                 trust_env=False,
             )
-        return self._client
+        return self._clients[patient]

@@ -15,7 +15,7 @@ import structlog
 
 from pipeline.backends.client import Timeouts
 from pipeline.backends.embedder import ServerEmbedder
-from pipeline.backends.launch import OWN_SERVER, Programs
+from pipeline.backends.launch import Programs, own_kind
 from pipeline.backends.server import ModelServer
 from pipeline.core.errors import BackendDied, BackendError, BackendStartFailed
 from pipeline.core.modes import Device, Slot
@@ -55,10 +55,10 @@ class BackendInfo:
 class EmbeddingBackend(ServerEmbedder):
     """One embedding model behind our own server; an async context manager.
 
-    model: a GGUF on disk. log_dir: where `embedding.log` goes. command: what is run, before the
-    options. start_stall: seconds without a sign of life after which a start has failed. stop_grace:
-    seconds between SIGTERM and SIGKILL. start_backoff: seconds before the second start in a row,
-    doubled for the third.
+    model: a GGUF or a Hugging Face model directory. log_dir: where `embedding.log` goes. command: what
+    is run, before the options; None is our server for such a model. start_stall: seconds without a
+    sign of life after which a start has failed. stop_grace: seconds between SIGTERM and SIGKILL.
+    start_backoff: seconds before the second start in a row, doubled for the third.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class EmbeddingBackend(ServerEmbedder):
         model: ModelFile,
         log_dir: Path,
         *,
-        command: Sequence[str] = OWN_SERVER,
+        command: Sequence[str] | None = None,
         start_stall: float | None = None,
         stop_grace: float = 10.0,
         start_backoff: float = 1.0,
@@ -78,11 +78,11 @@ class EmbeddingBackend(ServerEmbedder):
         self._own = ModelServer(
             Slot.EMBEDDING,
             device,
-            "llama-cpp",
+            own_kind(model),
             options,
             model,
             log_dir,
-            programs=Programs(own=command),
+            programs=Programs() if command is None else Programs(own=command, torch=command),
             start_stall=start_stall,
             stop_grace=stop_grace,
         )

@@ -7,12 +7,14 @@ host may read.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
 
 from pipeline.backends.options import EmbeddingOptions, GenerationOptions
+from pipeline.backends.serving.tuned import to_argument
 from pipeline.core.errors import ModelError
 from pipeline.core.modes import Device, Slot
 
@@ -22,16 +24,23 @@ if TYPE_CHECKING:
 
     from pipeline.backends.models import ModelFile
 
-BackendKind: TypeAlias = Literal["llama-cpp", "llama-server", "vllm", "remote"]
+BackendKind: TypeAlias = Literal["llama-cpp", "sentence-transformers", "llama-server", "vllm", "remote"]
 Gpu: TypeAlias = Literal["nvidia", "amd"] | None
 Options: TypeAlias = GenerationOptions | EmbeddingOptions
 
 API_KEY_VARIABLES: Mapping[BackendKind, str] = {
     "llama-cpp": "NIGHTSHIFT_BACKEND_API_KEY",
+    "sentence-transformers": "NIGHTSHIFT_BACKEND_API_KEY",
     "llama-server": "LLAMA_API_KEY",
     "vllm": "VLLM_API_KEY",
 }
-STALL_SECONDS: Mapping[BackendKind, float] = {"llama-cpp": 60.0, "llama-server": 60.0, "vllm": 300.0, "remote": 30.0}
+STALL_SECONDS: Mapping[BackendKind, float] = {
+    "llama-cpp": 60.0,
+    "sentence-transformers": 120.0,
+    "llama-server": 60.0,
+    "vllm": 300.0,
+    "remote": 30.0,
+}
 """Without a sign of life; vLLM is silent while it compiles for the GPU."""
 
 NO_GPU: Mapping[str, str] = {
@@ -47,13 +56,21 @@ EMBEDDING_PARALLEL = 4
 
 
 OWN_SERVER = (sys.executable, "-P", "-m", "pipeline.backends.llama_cpp")
+TORCH_SERVER = (sys.executable, "-P", "-m", "pipeline.backends.torch_engine")
+OWN_KINDS: frozenset[BackendKind] = frozenset({"llama-cpp", "sentence-transformers"})
+"""Servers of ours: they watch their parent, can be prepared, and say where they listen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """What is run. own: our server. llama_server: the binary. vllm: the command before `serve`."""
+    """What is run.
+
+    own: our server for GGUF files. torch: our server for model directories. llama_server: the binary. vllm: the
+    command before `serve`.
+    """
 
     own: Sequence[str] = OWN_SERVER
+    torch: Sequence[str] = TORCH_SERVER
     llama_server: Path | None = None
     vllm: Sequence[str] = ("vllm",)
 
@@ -82,16 +99,24 @@ def choose_backend(
     model_is_directory: bool,
     llama_server: Path | None,
     vllm: bool,
+    sentence_transformers: bool = False,
 ) -> BackendKind:
     """The kind of server for a model: the one asked for, or by the host, the slot and the model's form.
 
-    llama_server: where the binary is, if it is. vllm: whether it is installed. Raises ModelError
-    where nothing here serves such a model.
+    llama_server: where the binary is, if it is. vllm, sentence_transformers: whether they are installed.
+    Raises ModelError where nothing here serves such a model.
     """
     if asked != "auto":
         return asked
+    if model_is_directory and slot is Slot.EMBEDDING:
+        if sentence_transformers:
+            return "sentence-transformers"
+        raise ModelError(
+            "a Hugging Face model directory is served by sentence-transformers:"
+            " `pip install nightshift[torch]`, or give a GGUF file of the model instead"
+        )
     if model_is_directory:
-        if gpu == "nvidia" and slot is Slot.GENERATION and vllm:
+        if gpu == "nvidia" and vllm:
             return "vllm"
         raise ModelError(
             "a Hugging Face model directory is served by vLLM, for generation, on an NVIDIA GPU and where vLLM is"
@@ -128,6 +153,11 @@ def plan_launch(
             _require_gguf(kind, model)
             argv = [*programs.own, *own_arguments(slot, device, options, model, gpu)]
             return Launch((*argv, *(["--wait"] if wait else [])), env, None, None, leashed=False)
+        case "sentence-transformers":
+            argv = [*programs.torch, *torch_arguments(slot, options, model)]
+            # A model is what lies on the disk: nothing is asked of the hub, and nothing told to it.
+            env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+            return Launch((*argv, *(["--wait"] if wait else [])), env, None, None, leashed=False)
         case "llama-server":
             _require_gguf(kind, model)
             if programs.llama_server is None:
@@ -160,6 +190,7 @@ def own_arguments(slot: Slot, device: Device, options: Options, model: ModelFile
         "--n-batch": options.n_batch,
         "--n-ubatch": options.n_ubatch,
         "--contexts": options.contexts if isinstance(options, EmbeddingOptions) else None,
+        "--document-tokens": options.document_tokens if isinstance(options, EmbeddingOptions) else None,
     }
     arguments += [f"{flag}={number}" for flag, number in numbers.items() if number is not None]
     flash = options.flash_attn or ("off" if gpu == "amd" and device is Device.GPU else None)
@@ -171,7 +202,42 @@ def own_arguments(slot: Slot, device: Device, options: Options, model: ModelFile
         arguments.append("--mlock")
     if not options.use_extra_bufts:
         arguments.append("--no-extra-bufts")
+    if isinstance(options, EmbeddingOptions) and options.tuned:
+        arguments += ["--tuned", to_argument(options.tuned)]
     return arguments
+
+
+def torch_arguments(slot: Slot, options: Options, model: ModelFile) -> list[str]:
+    """The command line of `python -m pipeline.backends.torch_engine`. Raises ModelError for what it does not serve."""
+    if not isinstance(options, EmbeddingOptions) or slot is not Slot.EMBEDDING:
+        raise ModelError("sentence-transformers makes vectors only; choose another backend for generation")
+    if model.kind != "directory":
+        raise ModelError(f"{model.path} is a GGUF file: sentence-transformers needs a Hugging Face model directory")
+    arguments = ["--model", str(model.path.absolute()), "--alias", model.name]
+    numbers = {
+        "--threads": options.threads,
+        "--n-batch": options.n_batch,
+        "--n-ubatch": options.n_ubatch,
+        "--contexts": options.contexts,
+    }
+    arguments += [f"{flag}={number}" for flag, number in numbers.items() if number is not None]
+    if options.pooling:
+        arguments += ["--pooling", options.pooling]
+    if options.dtype != "auto":
+        arguments += ["--dtype", options.dtype]
+    if options.tuned:
+        arguments += ["--tuned", to_argument(options.tuned)]
+    return arguments
+
+
+def own_kind(model: ModelFile) -> BackendKind:
+    """Which server of ours is for a model of its form."""
+    return "sentence-transformers" if model.kind == "directory" else "llama-cpp"
+
+
+def sentence_transformers_installed() -> bool:
+    """Whether the extra `torch` is there; imports nothing of it."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "sentence_transformers"))
 
 
 def llama_server_arguments(

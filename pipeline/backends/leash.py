@@ -16,6 +16,11 @@ PR_SET_PDEATHSIG = 1
 NOT_FOUND = 127
 
 
+def leashed(argv: list[str]) -> list[str]:
+    """The command line that makes the kernel kill `argv` when this process dies."""
+    return [sys.executable, "-I", "-S", os.path.abspath(__file__), str(os.getpid()), *argv]  # noqa: PTH100  as above
+
+
 def main(parent: int, argv: list[str]) -> int:
     """Become `argv`; returns only where that cannot be done."""
     if sys.platform == "linux":

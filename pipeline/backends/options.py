@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 FlashAttention = Literal["on", "off", "auto"]
 Pooling = Literal["", "mean", "cls", "last"]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float", "float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """Options that were measured to be the fastest on a device, with one build of an engine.
+
+    device, build: as the engine's server names them. measured_at: ISO 8601, for people.
+    """
+
+    device: str
+    build: str
+    options: Mapping[str, Any]
+    measured_at: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +58,13 @@ class EmbeddingOptions(VllmOptions):
     contexts: batches computed side by side over the one loaded model.
     flash_attn: None is on for a CPU and auto for a GPU.
     pooling: how token vectors become one; empty is the model's own.
+    document_tokens: of the longest text that is computed by itself; None is by the model and the device.
     mlock: keep the weights from being swapped out.
     use_extra_bufts: let the CPU backend repack weights for its matrix instructions.
     n_ctx: tokens of context of llama-server; None is what the model allows.
     fit_memory: let llama-server lower what was not asked for until the model fits into memory.
+    tuned: what was measured for this model; our own servers take the one for their device and build, for
+        whatever is None here.
     """
 
     model: str
@@ -62,6 +79,8 @@ class EmbeddingOptions(VllmOptions):
     use_extra_bufts: bool = True
     n_ctx: int | None = None
     fit_memory: bool = False
+    document_tokens: int | None = field(default=None, kw_only=True)
+    tuned: tuple[Tuned, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import signal
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,8 @@ import httpx
 import psutil
 import structlog
 
-from pipeline.backends import leash
 from pipeline.backends.family import MARK, end, family, signs_of_life
+from pipeline.backends.leash import leashed
 from pipeline.backends.logfile import RotatedLog
 from pipeline.core.errors import BackendDied, BackendStartFailed
 
@@ -86,7 +85,7 @@ class ChildProcess:
         """Start it. Raises BackendStartFailed where the program cannot be run at all."""
         child = cls(spec)
         loop = asyncio.get_running_loop()
-        argv = _on_a_leash(spec.argv) if spec.leashed else spec.argv
+        argv = leashed(list(spec.argv)) if spec.leashed else spec.argv
         env = {**spec.env, MARK: child.mark}
         try:
             transport, _ = await loop.subprocess_exec(lambda: _Listener(child), *argv, env=env, start_new_session=True)
@@ -273,11 +272,6 @@ class _Listener(asyncio.SubprocessProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._child._closed.set()
-
-
-def _on_a_leash(argv: Sequence[str]) -> list[str]:
-    """The command line that makes the kernel kill `argv` when this process dies."""
-    return [sys.executable, "-I", "-S", str(Path(leash.__file__).absolute()), str(os.getpid()), *argv]
 
 
 def _kill_group(group: int) -> None:

@@ -20,7 +20,7 @@ import structlog
 
 import pipeline
 from pipeline.backends.client import Timeouts
-from pipeline.backends.launch import STALL_SECONDS, Gpu, Launch, Options, Programs, plan_launch
+from pipeline.backends.launch import OWN_KINDS, STALL_SECONDS, Gpu, Launch, Options, Programs, plan_launch
 from pipeline.backends.process import ChildProcess, ChildSpec
 from pipeline.backends.readahead import read_ahead
 from pipeline.backends.served import BackendState, Served
@@ -50,7 +50,7 @@ class ModelServer(Served):
     log_dir: where `<slot>.log` goes. gpu: the maker of the GPU, for what differs by it. registry:
     notes the children, so that a later process finds those that this one left. start_stall: seconds
     without a sign of life after which a start has failed; None is the kind's own. stop_grace:
-    seconds between SIGTERM and SIGKILL.
+    seconds between SIGTERM and SIGKILL. second_chance: start it with safe settings after a native crash.
     """
 
     def __init__(
@@ -67,9 +67,11 @@ class ModelServer(Served):
         registry: ChildRegistry | None = None,
         start_stall: float | None = None,
         stop_grace: float = 10.0,
+        second_chance: bool = True,
         timeouts: Timeouts = Timeouts(),  # noqa: B008  frozen
     ) -> None:
         super().__init__(slot, device, kind, model.name, timeouts)
+        self._second_chance = second_chance
         self._options = options
         self._model = model
         self._log_path = log_dir / f"{slot.value}.log"
@@ -99,6 +101,10 @@ class ModelServer(Served):
         """As they were used last: after a death in native code, the safe ones."""
         return self._options
 
+    def use(self, options: Options) -> None:
+        """From the next process on."""
+        self._options = options
+
     @property
     def pid(self) -> int | None:
         """Of the server's process; None where there is none."""
@@ -120,7 +126,7 @@ class ModelServer(Served):
         halted there. What fails here is logged and costs nothing: `start` does without.
         """
         await read_ahead(self._model.path)
-        if self.kind != "llama-cpp":
+        if self.kind not in OWN_KINDS:
             return
         async with self._changing:
             if self._child is not None or self._stops:
@@ -165,6 +171,7 @@ class ModelServer(Served):
                 device=self.device.value,
                 pid=self._child.pid,
                 seconds=round(self.load_seconds, 2),
+                **({"tuned": self.told["tuned_at"]} if self.told.get("tuned_at") else {}),
             )
 
     async def stop(self) -> None:
@@ -292,7 +299,7 @@ class ModelServer(Served):
             ChildSpec(
                 name=self._name,
                 argv=launch.argv,
-                env={**os.environ, **(_where_we_are() if self.kind == "llama-cpp" else {}), **launch.env},
+                env={**os.environ, **(_where_we_are() if self.kind in OWN_KINDS else {}), **launch.env},
                 log=self._log_path,
                 health_url=launch.health_url,
                 leashed=launch.leashed,
@@ -320,7 +327,12 @@ class ModelServer(Served):
     def _distrust_a_crash(self) -> bool:
         """After a death in native code go on with safe settings; whether that changed anything."""
         crashed = self._crashed or (self._child is not None and self._child.crashed_natively)
-        if not crashed or not self._options.use_extra_bufts or self.kind not in ("llama-cpp", "llama-server"):
+        if (
+            not crashed
+            or not self._second_chance
+            or not self._options.use_extra_bufts
+            or self.kind not in ("llama-cpp", "llama-server")
+        ):
             return False
         log.warning(
             "A model server crashed in native code; it is started with safe settings (no repacked weights)",

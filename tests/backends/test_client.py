@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import structlog
 
-from pipeline.backends.client import EmbeddingClient, Timeouts
+from pipeline.backends.client import EmbeddingClient, Timeouts, read_answer
 from pipeline.core.errors import BackendDied, BackendRefused, BackendTimeout, BadAnswer
 from tests.backends.scripted_server import Received, entry, fine, hang, no_gzip, reset, says, scripted
 
@@ -171,3 +171,22 @@ async def test_nothing_is_no_question() -> None:
     async with EmbeddingClient("http://test", transport=transport) as ours:
         with pytest.raises(ValueError, match="nothing to embed"):
             await ours.embed([])
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "0 bytes are not 2 vectors"),
+        (b"\0" * 12, "12 bytes are not 2 vectors"),
+        (np.array([1, 2, 3, np.nan], "<f4").tobytes(), "input 1 is not finite"),
+    ],
+)
+def test_bare_numbers_are_checked_as_well(content: bytes, problem: str) -> None:
+    with pytest.raises(BadAnswer, match=problem):
+        read_answer(httpx.Response(200, content=content, headers={"Content-Type": "application/octet-stream"}), 2)
+
+
+def test_bare_numbers_are_rows_of_float32() -> None:
+    content = np.arange(6, dtype="<f4").tobytes()
+    response = httpx.Response(200, content=content, headers={"Content-Type": "application/octet-stream"})
+    assert read_answer(response, 3).tolist() == [[0, 1], [2, 3], [4, 5]]

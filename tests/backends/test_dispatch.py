@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.backends.llama_cpp.dispatch import Dispatcher, InputFailed, QueueFull
-from pipeline.backends.llama_cpp.engine import EngineError, Tokens
 from pipeline.backends.llama_cpp.protocol import Limits
 from pipeline.backends.llama_cpp.server import Service, make_app
+from pipeline.backends.serving.sequences import EngineError, Tokens
 from pipeline.core.vectors import Matrix
 
 NOT_FINITE, REFUSED, BROKEN = 13, 14, 15
@@ -183,3 +183,30 @@ async def test_the_server_names_the_input_whose_vector_is_not_finite(started: St
         context.gate.set()
         await asyncio.gather(held, waiting)
         assert (await client.post("/v1/embeddings", json={"input": "text"})).status_code == 200
+
+
+async def test_what_was_computed_and_what_waits_is_counted(started: Started) -> None:
+    dispatcher, context = started()
+    held = await hold(dispatcher, context)
+    waiting = asyncio.create_task(dispatcher.embed(sequences((1, 60), (2, 30), (3, 50))))
+    await settle()
+    before = dispatcher.stats()
+    assert (before.budget, before.queued_tokens, before.queued_requests) == (100, 140, 1)
+    assert (before.total.batches, before.total.tokens) == (0, 0), "what is at work does not count yet"
+    context.gate.set()
+    await asyncio.gather(held, waiting)
+    after = dispatcher.stats()
+    assert (after.queued_tokens, after.queued_requests) == (0, 0)
+    assert (after.total.batches, after.total.sequences, after.total.tokens) == (3, 4, 141)
+    assert after.total.fills == (1, 0, 1, 0, 1, 0, 0, 0)  # 1, then 60 + 30, then 50 of 100 tokens
+    assert after.total.computing > before.total.computing > 0
+    assert after.follows(before)
+    later = dispatcher.stats()
+    assert later.total.waiting >= after.total.waiting
+
+
+async def test_a_batch_that_fails_is_counted_as_what_came_of_it(started: Started) -> None:
+    dispatcher, _ = started()
+    with pytest.raises(InputFailed):
+        await dispatcher.embed(sequences((1, 5), (REFUSED, 5)))
+    assert (dispatcher.stats().total.batches, dispatcher.stats().total.tokens) == (1, 5)

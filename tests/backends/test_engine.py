@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.tiny_models import with_number, write_decoder
-from pipeline.backends.llama_cpp.engine import Engine, Tokens
+from pipeline.backends.llama_cpp.engine import Engine
 from pipeline.backends.llama_cpp.plan import EngineOptions
+from pipeline.backends.serving.sequences import Tokens
 from pipeline.core.errors import ModelError
 from tests.backends.conftest import MODEL
 

@@ -23,6 +23,7 @@ from pipeline.backends.launch import (
 from pipeline.backends.llama_cpp.__main__ import _parser
 from pipeline.backends.models import ModelFile
 from pipeline.backends.options import EmbeddingOptions, GenerationOptions
+from pipeline.backends.torch_engine.__main__ import _parser as torch_parser
 from pipeline.core.errors import ModelError
 from pipeline.core.modes import Device, Slot
 from tests.backends.conftest import llama_server_binary
@@ -286,6 +287,7 @@ def test_servers_listen_on_loopback_and_are_leashed_unless_they_watch_us() -> No
         ("llama-server", GGUF, Device.GPU, "was not found"),
         ("vllm", FOLDER, Device.CPU, "on a GPU only"),
         ("remote", GGUF, Device.CPU, "not started from here"),
+        ("sentence-transformers", FOLDER, Device.CPU, "makes vectors only"),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_a_reason(
@@ -314,8 +316,37 @@ def test_the_automatic_choice(slot: Slot, gpu: Gpu, directory: bool, binary: Pat
     assert chosen == wanted
 
 
+def test_a_model_directory_for_embedding_is_for_sentence_transformers() -> None:
+    for gpu in ("nvidia", "amd", None):
+        where: Gpu = gpu
+        chosen = choose_backend(
+            "auto",
+            slot=Slot.EMBEDDING,
+            gpu=where,
+            model_is_directory=True,
+            llama_server=BINARY,
+            vllm=True,
+            sentence_transformers=True,
+        )
+        assert chosen == "sentence-transformers"
+
+
+def test_the_torch_servers_own_parser_takes_what_it_is_given() -> None:
+    options = EmbeddingOptions(
+        str(FOLDER.path), threads=2, n_batch=512, n_ubatch=128, contexts=3, pooling="cls", dtype="float32"
+    )
+    launch = plan_launch("sentence-transformers", Slot.EMBEDDING, Device.CPU, options, FOLDER, port=0, api_key="k")
+    given = torch_parser().parse_args(launch.argv[launch.argv.index("--model") :])
+    assert (given.threads, given.n_batch, given.n_ubatch, given.contexts) == (2, 512, 128, 3)
+    assert (given.pooling, given.dtype, given.alias, given.wait) == ("cls", "float32", FOLDER.name, False)
+    assert launch.env["NIGHTSHIFT_BACKEND_API_KEY"] == "k"
+    assert launch.env["HF_HUB_OFFLINE"] == "1"
+    with pytest.raises(ModelError, match="is a GGUF file"):
+        plan_launch("sentence-transformers", Slot.EMBEDDING, Device.CPU, options, GGUF, port=0, api_key="k")
+
+
 def test_what_was_asked_for_comes_first() -> None:
-    for asked in ("llama-cpp", "llama-server", "vllm", "remote"):
+    for asked in ("llama-cpp", "sentence-transformers", "llama-server", "vllm", "remote"):
         kind: BackendKind = asked
         assert kind == choose_backend(
             kind, slot=Slot.EMBEDDING, gpu=None, model_is_directory=False, llama_server=None, vllm=False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,6 +65,8 @@ def test_what_is_not_there_says_what_to_set(tmp_path: Path) -> None:
     ("name", "parts"),
     [
         ("hf:o/r/f.gguf", HubName("o", "r", None, "f.gguf")),
+        ("hf:o/r", HubName("o", "r", None, "")),
+        ("hf:o/r@v1.0", HubName("o", "r", "v1.0", "")),
         ("hf:o-x/r.1/sub/dir/f.gguf", HubName("o-x", "r.1", None, "sub/dir/f.gguf")),
         ("hf:o/r@v1.0/f.gguf", HubName("o", "r", "v1.0", "f.gguf")),
     ],
@@ -75,7 +78,7 @@ def test_hub_names(name: str, parts: HubName) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "hf:", "hf:o", "hf:o/r", "hf:o/r/", "hf:/r/f", "hf:o/r/../f", "hf:../r/f", "hf:o/../f", "hf:o/r//etc/passwd",
+        "hf:", "hf:o", "hf:o/..", "hf:o/r/", "hf:/r/f", "hf:o/r/../f", "hf:../r/f", "hf:o/../f", "hf:o/r//etc/passwd",
         "hf:o/r@../f", "hf:o/r/a\\b", "hf:o/r/\0",
     ],
 )  # fmt: skip
@@ -152,3 +155,24 @@ def test_without_a_network_it_says_what_to_do(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pytest.raises(ModelError, match=r"connect to the network once, or copy the file to .*/o/r/f\.gguf and set"):
         resolve("hf:o/r/f.gguf", tmp_path, endpoint="http://127.0.0.1:9")
+
+
+def test_a_repository_is_downloaded_once_and_without_pickles(hub: str, tmp_path: Path) -> None:
+    files = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"a program", "README.md": b""}
+    Hub.files |= {f"/night/known/resolve/{'0' * 40}/{name}": data for name, data in files.items()}
+    info = {"id": "night/known", "sha": "0" * 40, "siblings": [], "private": False, "downloads": 0, "tags": []}
+    Hub.files["/api/models/night/known/revision/main"] = json.dumps(info).encode()
+    listed = [{"type": "file", "path": name, "size": len(data), "oid": "1" * 40} for name, data in files.items()]
+    tree = f"/api/models/night/known/tree/{'0' * 40}?recursive=true&expand=false"
+    Hub.files[tree] = json.dumps(listed).encode()
+    models = tmp_path / "models"
+    found = resolve("hf:night/known", models, endpoint=hub)
+    assert (found.kind, found.name, found.path) == ("directory", "known", models / "night" / "known")
+    assert (found.path / "model.safetensors").read_bytes() == b"weights"
+    assert not (found.path / "pytorch_model.bin").exists()
+    asked = len(Hub.requests)
+    assert resolve("hf:night/known", models, endpoint=hub) == found
+    assert len(Hub.requests) == asked, "what is there needs no network"
+    (found.path / ".nightshift-complete").unlink()
+    assert resolve("hf:night/known", models, endpoint=hub) == found
+    assert len(Hub.requests) > asked, "a download that was cut off goes on"

@@ -31,10 +31,20 @@ def test_a_cpu_gets_a_context_of_one_thread_for_each_core() -> None:
     assert plan(cores=1, threads=3).threads == 3
 
 
-def test_a_gpu_gets_one_context_and_flash_attention_as_it_can() -> None:
-    chosen = plan(on_gpu=True)
-    assert (chosen.contexts, chosen.n_batch, chosen.flash_attn) == (1, 1024, "auto")
+def test_a_gpu_gets_several_small_contexts_and_flash_attention_as_it_can() -> None:
+    chosen = plan(on_gpu=True, cores=16)
+    assert (chosen.contexts, chosen.threads, chosen.n_batch, chosen.flash_attn) == (8, 2, 1024, "auto")
+    assert plan(on_gpu=True, cores=4).contexts == 4
+    assert plan(on_gpu=True, cores=16, causal=True).contexts == 1
+    assert plan(on_gpu=True, cores=16, contexts=3).contexts == 3
     assert plan(on_gpu=True, flash_attn="off").flash_attn == "off"
+
+
+@pytest.mark.parametrize("n_ctx_train", [128, 512, 2048, 3000, 4096, 8192, 40_000])
+@pytest.mark.parametrize("n_batch", [None, 256, 4096, 16_384])
+def test_contexts_of_a_gpu_share_a_bounded_memory(n_ctx_train: int, n_batch: int | None) -> None:
+    chosen = plan(on_gpu=True, cores=64, n_ctx_train=n_ctx_train, n_batch=n_batch)
+    assert chosen.contexts == 1 or chosen.contexts * chosen.n_ubatch**2 <= 8 * 2048**2
 
 
 def test_a_decoder_gets_one_context_of_all_cores() -> None:

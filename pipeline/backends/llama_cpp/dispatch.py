@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.backends.llama_cpp.engine import EngineError, Tokens
-from pipeline.core.batching import plan_share, take_fitting
+from pipeline.backends.serving.sequences import EngineError, Tokens
+from pipeline.core.batching import plan_share, take_alike, take_fitting
+from pipeline.core.engine_stats import ContextStats, EngineStats
 from pipeline.core.errors import NightshiftError
 
 if TYPE_CHECKING:
@@ -64,32 +66,63 @@ class _Batch:
 
     members: list[tuple[_Request, int]] = field(default_factory=list)
     tokens: int = 0
+    longest: int = 0
+
+
+@dataclass
+class _Clocked:
+    """A context's counters up to `since`, and whether it has been computing or waiting for input from then on."""
+
+    since: float
+    done: ContextStats = field(default_factory=ContextStats)
+    computing: bool = False
+
+    def at(self, now: float) -> ContextStats:
+        """Up to now; a batch counts when it is done."""
+        spent = max(0.0, now - self.since)
+        return self.done.plus(ContextStats(computing=spent) if self.computing else ContextStats(waiting=spent))
+
+    def turn(self, *, computing: bool) -> None:
+        """It does this from now on."""
+        now = time.monotonic()
+        self.done, self.since, self.computing = self.at(now), now, computing
 
 
 class Dispatcher:
     """A bounded queue of requests in front of the contexts of one engine.
 
     `start` before use and `close` after; `embed` in between, from any task of one event loop.
+    padded: the contexts fill all sequences of a batch up to its longest, which then counts against the budget.
     """
 
     def __init__(
-        self, contexts: Sequence[Computing], *, dimension: int, budget: int, n_seq_max: int, max_waiting: int
+        self,
+        contexts: Sequence[Computing],
+        *,
+        dimension: int,
+        budget: int,
+        n_seq_max: int,
+        max_waiting: int,
+        padded: bool = False,
     ) -> None:
         self._contexts = contexts
         self._dimension = dimension
         self._budget = budget
         self._n_seq_max = n_seq_max
         self._max_waiting = max_waiting
+        self._padded = padded
         self._changed = threading.Condition()
         self._requests: deque[_Request] = deque()
         self._waiting_tokens = 0
         self._closing = False
         self._threads: list[threading.Thread] = []
+        self._clocks: list[_Clocked] = []
 
     def start(self) -> None:
         """Start one thread for each context."""
-        for number, context in enumerate(self._contexts):
-            thread = threading.Thread(target=self._work, args=(context,), name=f"context-{number}", daemon=True)
+        self._clocks = [_Clocked(time.monotonic()) for _ in self._contexts]
+        for number, (context, clock) in enumerate(zip(self._contexts, self._clocks, strict=True)):
+            thread = threading.Thread(target=self._work, args=(context, clock), name=f"context-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -101,6 +134,17 @@ class Dispatcher:
         for thread in self._threads:
             thread.join(deadline)
         return not any(thread.is_alive() for thread in self._threads)
+
+    def stats(self) -> EngineStats:
+        """What the contexts did since the start, up to this moment, and what waits."""
+        with self._changed:
+            now = time.monotonic()
+            return EngineStats(
+                tuple(clock.at(now) for clock in self._clocks),
+                self._budget,
+                self._waiting_tokens,
+                sum(bool(request.waiting) for request in self._requests),
+            )
 
     async def embed(self, sequences: Sequence[Tokens]) -> Matrix:
         """Unit vectors float32 [n, d] of `sequences`, in their order.
@@ -138,15 +182,17 @@ class Dispatcher:
             self._waiting_tokens -= sum(length for length, _ in request.waiting)
             request.waiting.clear()
 
-    def _work(self, context: Computing) -> None:
-        while (batch := self._next_batch()) is not None:
-            self._compute(context, batch)
+    def _work(self, context: Computing, clock: _Clocked) -> None:
+        while (batch := self._next_batch(clock)) is not None:
+            self._compute(context, batch, clock)
 
-    def _next_batch(self) -> _Batch | None:
+    def _next_batch(self, clock: _Clocked) -> _Batch | None:
         with self._changed:
+            clock.turn(computing=False)
             while True:
                 batch = self._pack()
                 if batch.members:
+                    clock.turn(computing=True)
                     return batch
                 if self._closing:
                     return None
@@ -157,7 +203,11 @@ class Dispatcher:
         room = plan_share(self._waiting_tokens, len(self._contexts), self._budget)
         for request in self._requests:
             slots = self._n_seq_max - len(batch.members)
-            taken = take_fitting(request.waiting, room - batch.tokens, slots, force_first=not batch.members)
+            if self._padded:
+                taken = take_alike(request.waiting, room, slots, longest=batch.longest, held=len(batch.members))
+            else:
+                taken = take_fitting(request.waiting, room - batch.tokens, slots, force_first=not batch.members)
+            batch.longest = max([batch.longest, *(length for length, _ in taken)])
             batch.members += [(request, -key) for _, key in taken]
             batch.tokens += sum(length for length, _ in taken)
             if batch.tokens >= room or len(batch.members) == self._n_seq_max:
@@ -167,17 +217,19 @@ class Dispatcher:
         self._waiting_tokens -= batch.tokens
         return batch
 
-    def _compute(self, context: Computing, batch: _Batch) -> None:
+    def _compute(self, context: Computing, batch: _Batch, clock: _Clocked) -> None:
         try:
             vectors, finite = context.embed([request.sequences[index] for request, index in batch.members])
         except Exception as error:  # noqa: BLE001  whatever one batch does, the thread and its other work live on
             if len(batch.members) > 1:
-                for member in batch.members:
-                    self._compute(context, _Batch([member]))
+                for request, index in batch.members:
+                    self._compute(context, _Batch([(request, index)], len(request.sequences[index])), clock)
             else:
                 problem = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
                 self._settle(*batch.members[0], None, problem)
             return
+        with self._changed:
+            clock.done = clock.done.with_batch(batch.tokens, len(batch.members), self._budget)
         for (request, index), vector, usable in zip(batch.members, vectors, finite.tolist(), strict=True):
             self._settle(request, index, vector if usable else None, "its vector is not finite")
 

@@ -8,16 +8,19 @@ first, as an exception.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp  # before numpy: the other order has crashed at model load
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.backends.llama_cpp.plan import EngineOptions, EnginePlan, load_mode_name, plan_engine
-from pipeline.core.errors import ModelError, NightshiftError
+from pipeline.backends.serving.sequences import EngineError, Tokens
+from pipeline.backends.serving.tuned import usable_cores
+from pipeline.core.errors import ModelError
 from pipeline.core.vectors import Matrix, normalise
 
 if TYPE_CHECKING:
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
 
 native: Any = llama_cpp.llama_cpp
 """The bindings' own annotations describe C arrays where pointers are meant."""
-
-Tokens: TypeAlias = npt.NDArray[np.int32]
 
 POOLING_TYPES = {
     "": native.LLAMA_POOLING_TYPE_UNSPECIFIED,
@@ -41,18 +42,16 @@ FLASH_ATTENTION_TYPES = {
 }
 
 
-class EngineError(NightshiftError):
-    """The native library refused a batch; the process lives on."""
-
-
 class Engine:
     """A model in memory and its contexts. Each context is used by one thread at a time.
 
-    `dimension` of the vectors, `vocabulary` size, and the `plan` that the contexts follow.
+    `dimension` of the vectors, `vocabulary` size, and the `plan` that the contexts follow. `causal`
+    models are decoders; `n_ctx_train` is the model's own limit in tokens.
     """
 
     def __init__(self, options: EngineOptions, on_progress: Callable[[float], None] | None = None) -> None:
-        on_gpu = bool(native.llama_supports_gpu_offload()) and options.n_gpu_layers != 0
+        on_gpu = gpu_in_use(options)
+        self.options = options
         self._model = _load_model(options, on_progress)
         self.contexts: list[Context] = []
         try:
@@ -62,19 +61,40 @@ class Engine:
             self.dimension = int(native.llama_model_n_embd_out(self._model))
             self.name = _metadata(self._model, "general.name") or options.model.stem
             self.on_gpu = on_gpu
+            self.causal = _is_causal(self._model)
+            self.n_ctx_train = int(native.llama_model_n_ctx_train(self._model))
             self.plan = plan_engine(
                 options,
-                n_ctx_train=int(native.llama_model_n_ctx_train(self._model)),
-                causal=_is_causal(self._model),
+                n_ctx_train=self.n_ctx_train,
+                causal=self.causal,
                 max_sequences=int(native.llama_max_parallel_sequences()),
-                cores=available_cores(),
+                cores=usable_cores(),
                 on_gpu=on_gpu,
             )
-            for _ in range(self.plan.contexts):
-                self.contexts.append(Context(self, self._model, self.plan, options))
+            self._open_contexts(options)
         except BaseException:
             self.close()
             raise
+
+    def _open_contexts(self, options: EngineOptions) -> None:
+        """All that the plan wants; where nobody asked for so many, as many as there is memory for."""
+        while len(self.contexts) < self.plan.contexts:
+            try:
+                self.contexts.append(Context(self, self._model, self.plan, options))
+            except ModelError:
+                if not self.contexts or options.contexts is not None:
+                    raise
+                self.plan = dataclasses.replace(self.plan, contexts=len(self.contexts))
+
+    @property
+    def model(self) -> Any:
+        """The native model, for contexts beside `contexts`."""
+        return self._model
+
+    @property
+    def pooling(self) -> int:
+        """How token vectors become one, as the library's number."""
+        return self.contexts[0].pooling
 
     def tokenize(self, text: str) -> Tokens:
         """Token ids of `text`, int32 [n], with the special tokens that the model wants around it."""
@@ -106,15 +126,15 @@ class Context:
         self._vocabulary = engine.vocabulary
         self._dimension = engine.dimension
         self._context = _make_context(model, plan, options)
+        self.pooling = int(native.llama_pooling_type(self._context))
         try:
-            _check_pooling(int(native.llama_pooling_type(self._context)), options)
+            _check_pooling(self.pooling, options)
         except ModelError:
             self.close()
             raise
         self._memory = native.llama_get_memory(self._context)
-        encoder_only = native.llama_model_has_encoder(model) and not native.llama_model_has_decoder(model)
-        self._compute = native.llama_encode if encoder_only or not self._memory else native.llama_decode
-        self._arrays = _BatchArrays(plan.n_ubatch, plan.n_seq_max)
+        self._compute = compute_function(model, self._memory)
+        self._arrays = BatchArrays(plan.n_ubatch, plan.n_seq_max)
 
     def embed(self, sequences: Sequence[Tokens]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """Unit vectors float32 [n, d] of `sequences`, and bool [n]: which of them are finite.
@@ -164,7 +184,7 @@ class Context:
             self._context = None
 
 
-class _BatchArrays:
+class BatchArrays:
     """The memory behind a `llama_batch`, filled by array copies: no Python loop over tokens."""
 
     def __init__(self, capacity: int, n_seq_max: int) -> None:
@@ -176,13 +196,14 @@ class _BatchArrays:
         self._id_addresses = np.zeros(capacity, dtype=np.uintp)
         self._steps = np.arange(capacity, dtype=np.int32)
 
-    def fill(self, sequences: Sequence[Tokens]) -> Any:
+    def fill(self, sequences: Sequence[Tokens], position: int = 0) -> Any:
+        """The batch of `sequences`, each of which begins at `position`. Holds until the next call."""
         base = self._sequence_ids.ctypes.data
         end = 0
         for number, tokens in enumerate(sequences):
             start, end = end, end + len(tokens)
             self._token[start:end] = tokens
-            self._position[start:end] = self._steps[: end - start]
+            self._position[start:end] = self._steps[: end - start] + position
             self._id_addresses[start:end] = base + number * self._sequence_ids.itemsize
         pointer_to_int = ctypes.POINTER(ctypes.c_int32)
         batch = native.llama_batch()
@@ -196,9 +217,23 @@ class _BatchArrays:
         return batch
 
 
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def compute_function(model: Any, memory: Any) -> Any:
+    """What computes a batch in a context of this model: `llama_encode`, or `llama_decode` where it has memory."""
+    encoder_only = native.llama_model_has_encoder(model) and not native.llama_model_has_decoder(model)
+    return native.llama_encode if encoder_only or not memory else native.llama_decode
+
+
+def gpu_in_use(options: EngineOptions) -> bool:
+    """Whether an engine of these options computes on a GPU."""
+    return bool(native.llama_supports_gpu_offload()) and options.n_gpu_layers != 0
+
+
+def build_name() -> str:
+    """The version of the bindings, and what its llama.cpp was compiled for: `0.3.36 (CPU: SSE3 AVX2)`."""
+    told = native.llama_print_system_info().decode("utf-8", errors="replace")
+    parts = [part.strip() for part in told.split("|")]
+    used = [part.removesuffix(" = 1") for part in parts if part and not part.endswith(" = 0")]
+    return f"{llama_cpp.__version__} ({' '.join(used).replace(' : ', ': ')})"
 
 
 def _load_model(options: EngineOptions, on_progress: Callable[[float], None] | None) -> Any:
@@ -221,13 +256,27 @@ def _load_model(options: EngineOptions, on_progress: Callable[[float], None] | N
 
 
 def _make_context(model: Any, plan: EnginePlan, options: EngineOptions) -> Any:
+    context = open_context(model, plan, options, POOLING_TYPES[options.pooling])
+    if not context:
+        raise ModelError(
+            f"llama.cpp cannot make a context of {plan.n_ubatch} tokens for {options.model};"
+            " its log says why (too little memory? then lower n_ubatch or contexts)"
+        )
+    return context
+
+
+def open_context(model: Any, plan: EnginePlan, options: EngineOptions, pooling: int, capacity: int = 0) -> Any:
+    """A native context, or a null pointer where that fails; `llama_free` frees it.
+
+    pooling: the library's number. capacity: tokens of all sequences together; 0: one batch of them.
+    """
     params = native.llama_context_default_params()
-    params.n_ctx = plan.n_ubatch
+    params.n_ctx = capacity or plan.n_ubatch
     params.n_batch = plan.n_ubatch
     params.n_ubatch = plan.n_ubatch
     params.n_seq_max = plan.n_seq_max
     params.n_threads = params.n_threads_batch = plan.threads
-    params.pooling_type = POOLING_TYPES[options.pooling]
+    params.pooling_type = pooling
     params.flash_attn_type = FLASH_ATTENTION_TYPES[plan.flash_attn]
     params.embeddings = True
     params.kv_unified = True
@@ -235,11 +284,6 @@ def _make_context(model: Any, plan: EnginePlan, options: EngineOptions) -> Any:
     if not context and options.flash_attn is None and plan.flash_attn == "on":
         params.flash_attn_type = FLASH_ATTENTION_TYPES["auto"]
         context = native.llama_init_from_model(model, params)
-    if not context:
-        raise ModelError(
-            f"llama.cpp cannot make a context of {plan.n_ubatch} tokens for {options.model};"
-            " its log says why (too little memory? then lower n_ubatch or contexts)"
-        )
     return context
 
 
@@ -270,10 +314,14 @@ _log_threshold = 3
 _log_continues = False
 
 
+_OTHER_POOLING = b"model default pooling_type"
+"""A warning at each context that is to give token vectors of a model that pools them."""
+
+
 def _log(level: int, text: bytes, _: Any) -> None:
     """Warnings and errors to standard error."""
     global _log_continues
-    shown = _log_continues if level == 5 else level >= _log_threshold
+    shown = _log_continues if level == 5 else level >= _log_threshold and _OTHER_POOLING not in text
     _log_continues = shown
     if shown and text:
         sys.stderr.write(text.decode("utf-8", errors="replace"))

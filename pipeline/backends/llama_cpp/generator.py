@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp  # before numpy: the other order has crashed at model load
 import llama_cpp.llama_cpp
 
-from pipeline.backends.llama_cpp.engine import available_cores
 from pipeline.backends.llama_cpp.protocol import ApiError
+from pipeline.backends.serving.tuned import usable_cores
 from pipeline.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
 
 
 def _load(options: GeneratorOptions, on_progress: Callable[[float], None]) -> Any:
-    threads = options.threads or available_cores()
+    threads = options.threads or usable_cores()
     n_batch = min(options.n_batch, options.n_ctx)
     try:
         with _model_parameters(options, on_progress):

@@ -22,6 +22,17 @@ CPU_BATCH = 384
 GPU_BATCH = 1024
 """Tokens. A BERT-large encoder on one H200: 1024 is 1.7 times as fast as 4096, 4.8 times as 16384."""
 
+GPU_CONTEXTS = 8
+"""Side by side on a GPU, at most. One context of 1024 tokens reaches 6 % of the arithmetic limit of a BERT-large
+encoder on one H200, since the processor prepares each batch (its attention mask) and starts each kernel: the GPU
+idles meanwhile, and other contexts can fill the gaps. Not measured yet on a GPU: `tune` does that.
+"""
+
+GPU_MASK_TOKENS = 2048
+"""Up to this capacity all `GPU_CONTEXTS` are made. Buffers of a context grow with the square of its capacity, 16
+heads of 2048 x 2048 scores are 256 MiB, and together they stay below what that many take.
+"""
+
 CPU_SEQUENCES = 16
 GPU_SEQUENCES = 64
 
@@ -79,28 +90,36 @@ def plan_engine(
             " an encoder needs a whole batch at once, so raise n_ubatch or lower n_batch"
         )
     n_batch = min(n_batch, options.n_ubatch or n_batch)
-    n_seq_max = min(options.n_seq_max or (GPU_SEQUENCES if on_gpu else CPU_SEQUENCES), max_sequences, n_batch)
     longest = min(n_ctx_train, options.n_ubatch or MAX_DEFAULT_INPUT)
-    contexts = options.contexts or default_contexts(cores, causal=causal, on_gpu=on_gpu)
+    n_seq_max = min(options.n_seq_max or (GPU_SEQUENCES if on_gpu else CPU_SEQUENCES), max_sequences, n_batch)
+    n_ubatch = plan_ubatch(n_batch, longest, n_seq_max)
+    contexts = options.contexts or default_contexts(cores, causal=causal, on_gpu=on_gpu, capacity=n_ubatch)
     return EnginePlan(
         contexts=contexts,
         threads=options.threads or max(1, cores // contexts),
         n_batch=n_batch,
-        n_ubatch=plan_ubatch(n_batch, longest, n_seq_max),
+        n_ubatch=n_ubatch,
         n_seq_max=n_seq_max,
         max_tokens=longest,
         flash_attn=options.flash_attn or ("auto" if on_gpu else "on"),
     )
 
 
-def default_contexts(cores: int, *, causal: bool, on_gpu: bool) -> int:
-    """How many batches are computed side by side.
+def default_contexts(cores: int, *, causal: bool, on_gpu: bool, capacity: int) -> int:
+    """How many batches of up to `capacity` tokens are computed side by side.
+
+    On a GPU several, each small, with a core of the processor for each: see `GPU_CONTEXTS` and `GPU_MASK_TOKENS`.
 
     On a CPU one thread to a context: threads of one context wait for each other at every layer,
     which costs 1.04 on free cores and 1.25 where another process takes some of one (MiniLM F16,
     two cores). A decoder's context holds a KV cache of its own, so there it is one.
     """
-    return 1 if on_gpu or causal else max(1, min(cores, MAX_DEFAULT_CONTEXTS))
+    if causal:
+        return 1
+    if on_gpu:
+        in_memory = GPU_CONTEXTS * GPU_MASK_TOKENS**2 // max(capacity, GPU_MASK_TOKENS) ** 2
+        return max(1, min(cores, in_memory))
+    return max(1, min(cores, MAX_DEFAULT_CONTEXTS))
 
 
 def load_mode_name(*, mlock: bool) -> Literal["MMAP_MLOCK", "AUTO"]:

@@ -17,11 +17,14 @@ from pipeline.core.errors import NightshiftError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.backends.llama_cpp.engine import Tokens
+    from pipeline.backends.serving.sequences import Tokens
     from pipeline.core.vectors import Matrix
 
 MAX_INPUTS = 2048
 """As OpenAI's own service."""
+
+RAW = "application/octet-stream"
+"""Accepted by a client that takes an answer as little-endian float32, which costs next to nothing to write and read."""
 
 EncodingFormat = Literal["float", "base64"]
 
@@ -43,12 +46,17 @@ class ApiError(NightshiftError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the loaded model allows. `matryoshka`: its vectors may be cut short and normalised again."""
+    """What the loaded model allows.
+
+    max_tokens: of one input among others. matryoshka: its vectors may be cut short and normalised again.
+    longest: tokens of a text that is computed by itself; 0 where that is no more than `max_tokens`.
+    """
 
     dimension: int
     max_tokens: int
     vocabulary: int
     matryoshka: bool
+    longest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,13 @@ class EmbeddingRequest:
     def tokens(self) -> int:
         """Of all inputs together."""
         return sum(len(tokens) for tokens in self.sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRequest(EmbeddingRequest):
+    """A request for the vectors of spans: for each sequence, from where to before where in its tokens."""
+
+    spans: Sequence[Sequence[tuple[int, int]]]
 
 
 def inflate(body: bytes, limit: int) -> bytes:
@@ -95,6 +110,49 @@ def parse_request(payload: object, limits: Limits, tokenize: Callable[[str], Tok
         where = "input" if single else f"input[{index}]"
         sequences.append(_sequence(item, where, limits, tokenize))
     return EmbeddingRequest(sequences, encoding, dimensions)
+
+
+def parse_span_request(payload: object, limits: Limits) -> SpanRequest:
+    """Check a request for spans of token sequences: `input` as for embeddings, `spans` a list for each of its items.
+
+    Raises ApiError (400).
+    """
+
+    def only_tokens(_: str) -> Tokens:
+        raise ApiError(400, "input must hold lists of token ids: where else would the spans be", param="input")
+
+    asked = parse_request(payload, limits, only_tokens)
+    given = payload.get("spans") if isinstance(payload, dict) else None
+    if not isinstance(given, list) or len(given) != len(asked.sequences):
+        raise ApiError(400, "spans must hold a list of spans for each input", param="spans")
+    spans = [
+        _spans(item, len(tokens), index)
+        for index, (item, tokens) in enumerate(zip(given, asked.sequences, strict=True))
+    ]
+    return SpanRequest(asked.sequences, asked.encoding_format, asked.dimensions, spans)
+
+
+def _spans(item: object, length: int, index: int) -> list[tuple[int, int]]:
+    if not isinstance(item, list) or not item:
+        raise ApiError(400, f"spans[{index}] must be a list of [start, end]", param=f"spans[{index}]")
+    spans = []
+    for span in item:
+        match span:
+            case [int(start), int(end)] if 0 <= start < end <= length:
+                spans.append((start, end))
+            case _:
+                raise ApiError(
+                    400, f"spans[{index}] holds no part of {length} tokens: {span!r:.80}", param=f"spans[{index}]"
+                )
+    return spans
+
+
+def parse_text(payload: object) -> str:
+    """The text in a decoded body of `/tokenize`, as llama-server takes it. Raises ApiError (400)."""
+    text = payload.get("content") if isinstance(payload, dict) else None
+    if not isinstance(text, str):
+        raise ApiError(400, "content must be a string", param="content")
+    return text
 
 
 def _dimensions(asked: object, limits: Limits) -> int:
@@ -140,11 +198,11 @@ def _sequence(item: object, where: str, limits: Limits, tokenize: Callable[[str]
         tokens = np.array(item, dtype=np.int32)
     else:
         raise ApiError(400, f"{where} must hold token ids, which are integers", param=where)
-    if len(tokens) > limits.max_tokens:
+    most = max(limits.max_tokens, limits.longest)
+    if len(tokens) > most:
         raise ApiError(
             400,
-            f"{where} has {len(tokens)} tokens, {len(tokens) - limits.max_tokens} more than"
-            f" the {limits.max_tokens} that the model takes",
+            f"{where} has {len(tokens)} tokens, {len(tokens) - most} more than the {most} that the model takes",
             param=where,
             code="context_length_exceeded",
         )
