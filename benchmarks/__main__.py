@@ -1,6 +1,8 @@
 """Runs every benchmark, one after the other, each with its defaults."""
 
-from benchmarks import run_now, switch
+from benchmarks import extraction, rescan, run_now, switch
 
+extraction.main()
+rescan.main()
 run_now.main()
 switch.main()

@@ -63,15 +63,17 @@ class Run:
         return self.server_cpu / (self.seconds * CORES)
 
 
-def run_now(documents: Path, data_dir: Path) -> Run:
-    """Run it on a fresh data folder."""
+def run_now(documents: Path, data_dir: Path, model: str | None = None) -> Run:
+    """Run it on a fresh data folder, with the model that ships or another one."""
     data_dir.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("NIGHTSHIFT_")}
     command = [sys.executable, "-m", "pipeline", "run-now", str(documents), "--json", "--quiet"]
     began = time.perf_counter()
     process = subprocess.Popen(
         command,
-        env=environment | {"NIGHTSHIFT_DATA_DIR": str(data_dir)},
+        env=environment
+        | {"NIGHTSHIFT_DATA_DIR": str(data_dir)}
+        | ({} if model is None else {"NIGHTSHIFT_EMBEDDING_MODEL": model}),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -106,7 +108,7 @@ def _usage(pid: int) -> tuple[int, float]:
         for one in (process, *process.children(recursive=True)):
             with suppress(psutil.Error):
                 memory += one.memory_full_info().pss
-                if "pipeline.backends.llama_cpp" in one.cmdline():
+                if {"pipeline.backends.llama_cpp", "pipeline.backends.torch_engine"} & set(one.cmdline()):
                     times = one.cpu_times()
                     server_cpu = times.user + times.system
     return memory, server_cpu

@@ -39,6 +39,8 @@ class Host:
             "NIGHTSHIFT_DATA_DIR": str(self.data_dir),
             "PYTHONPATH": str(ROOT),
             "COLUMNS": "100",
+            # The tests' files are as old as the run that reads them; test_discover has files that are written to.
+            "NIGHTSHIFT_SOURCES_SETTLE": "0",
             **self.settings,
         }
 
@@ -82,8 +84,8 @@ def kill_and_reap(process: subprocess.Popen[str]) -> None:
     """SIGKILL a run, and wait until its children have ended by themselves."""
     orphans = children(process)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=10)
-    _, alive = psutil.wait_procs(orphans, timeout=10)
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(orphans, timeout=60)
     assert not alive, f"outlived the run: {alive}"
 
 

@@ -99,6 +99,8 @@ def test_search_finds_the_right_page(ingested: tuple[Host, Any], question: str, 
     assert best["text"].strip()
     if page is not None:
         assert best["pages"][0] <= page <= best["pages"][1]
+    assert best["link"].startswith("file:///")
+    assert best["link"].endswith(f"/{file}#page={best['pages'][0]}" if file.endswith(".pdf") else f"/{file}")
 
 
 def test_search_shows_where_it_found_what(ingested: tuple[Host, Any]) -> None:
@@ -117,6 +119,8 @@ def test_documents_are_listed_and_shown(ingested: tuple[Host, Any]) -> None:
     assert shown["title"] == "Minutes of the harbour committee, 6 February 2025"
     assert [chunk["ordinal"] for chunk in shown["chunk_list"]] == list(range(shown["chunks"]))
     assert all(chunk["tokens"] <= 256 for chunk in shown["chunk_list"])
+    assert shown["link"] == shown["chunk_list"][0]["link"]
+    assert shown["link"].endswith("/harbour-committee-minutes.docx")
     text = host.run("documents", "show", str(shown["id"])).stdout
     assert "up to 7 metres | 14 | 70" in text
     missing = host.run("documents", "show", "nothing.pdf")
@@ -216,22 +220,20 @@ def test_bad_documents_end_in_states_of_their_own_and_the_run_is_complete(host: 
     assert {name: state for name, (state, _) in reasons.items()} == {
         "broken.pdf": "failed",
         "zero.docx": "failed",
-        "mislabelled.docx": "failed",
         "scan.pdf": "empty",
         "dangling.pdf": "failed",
         "locked.PDF": "encrypted",
     }
-    assert "PDF" in reasons["mislabelled.docx"][1]
     assert "password" in reasons["locked.PDF"][1]
     assert "a link to nothing" in reasons["dangling.pdf"][1]
-    assert report["documents"]["embedded"] == 1
+    assert report["documents"]["embedded"] == 2  # the content counts, and not the suffix
     plain = host.run("run-now", str(docs))
     assert plain.returncode == 0
     for name in reasons:
         assert name in plain.stdout
-    assert "Not embedded: 6 documents, none of them new" in plain.stdout
+    assert "Not embedded: 5 documents, none of them new" in plain.stdout
     # Told to try again, it comes to the same end; embedded ones are left alone.
-    assert "4 documents" in host.run("documents", "retry", "--state", "failed").stdout
+    assert "3 documents" in host.run("documents", "retry", "--state", "failed").stdout
     again = host.run_json("run-now", str(docs))
     assert again["documents"] == report["documents"]
     assert again["chunks_embedded"] == 0
@@ -254,7 +256,7 @@ def _encrypt(source: Path, target: Path) -> None:
         (["run-now", "docs", "--database", "sqlite:////proc/no/such.db"], 1, "cannot be used"),
         (["run-now", "docs", "--model", "missing.gguf"], 2, "missing.gguf (set in the option --model)"),
         (["run-now", "docs", "--model", "notes.txt"], 1, "(embedding.model is set in the option --model)"),
-        (["run-now", "notes.txt"], 2, "its name should end in .pdf or .docx"),
+        (["run-now", "notes.txt"], 2, "its name should end in .pdf or .docx or .docm"),
         (["status", "--database", "nonsense"], 2, "database_url"),
         (["documents", "list", "--state", "lost"], 2, "no such state"),
         (["search", " "], 2, "nothing to look for"),
@@ -324,16 +326,14 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_no_process(host: Host) -> None
     wait_until(lambda: _stored(host) > 0)
     started = children(process)
     assert started
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)  # two signals at the same moment are one
-    _, errors = process.communicate(timeout=20)
+    while process.poll() is None:  # two signals at the same moment are one
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "stopped at once" in errors
     assert rows(host.database, "SELECT state, error FROM runs") == [("stopped", "stopped at once")]
-    wait_until(lambda: not any(child.is_running() for child in started), timeout=15)
+    wait_until(lambda: not any(child.is_running() for child in started))
 
 
 def test_a_run_that_was_killed_is_known_as_dead(host: Host) -> None:
@@ -393,7 +393,7 @@ def test_a_terminal_shows_a_live_view(host: Host) -> None:
                 break
             seen += part
     os.close(leader)
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=60) == 0
     screen = seen.decode(errors="replace")
     assert "chunks/s" in screen  # the time left is for runs that last: tests/cli/test_view.py
     assert ".pdf" in screen

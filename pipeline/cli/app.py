@@ -24,9 +24,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 documents_app = typer.Typer(help="The documents: list them, show one, send back what failed.", rich_markup_mode=None)
+models_app = typer.Typer(help="The models that made vectors, and the one that search uses.", rich_markup_mode=None)
 jobs_app = typer.Typer(help="The jobs: when the host is for what.", rich_markup_mode=None)
 db_app = typer.Typer(help="The database's tables.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(documents_app, name="documents")
+app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(db_app, name="db")
 
@@ -40,6 +42,7 @@ StateOption = Annotated[
         help="Only these: discovered, extracted, embedded, empty, encrypted or failed. May be repeated.",
     ),
 ]
+MODEL_HELP = "Its name, its file's name, or the start of its fingerprint."
 LimitOption = Annotated[int | None, typer.Option("-n", "--limit", metavar="N", min=1, help="At most so many.")]
 
 _INTERRUPTED = 130
@@ -103,7 +106,9 @@ def run_now(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="PATH", help="Files or folders, to look at anew. Without one: the inbox, and all that waits."
+            metavar="PATH",
+            help="Files or folders, to look at anew. Without one: the inbox, and all that waits; folders that were "
+            "named before are not looked at again.",
         ),
     ] = None,
     database: DatabaseOption = None,
@@ -114,7 +119,14 @@ def run_now(
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")] = False,
     confirm_deletions: Annotated[
-        bool, typer.Option("--confirm-deletions", help="Believe it where most documents of a folder are gone.")
+        bool,
+        typer.Option(
+            "--confirm-deletions",
+            help="Delete the documents that are gone, however many; `status` says which wait for that.",
+        ),
+    ] = False,
+    extract_only: Annotated[
+        bool, typer.Option("--extract-only", help="Read the documents, and leave the vectors to another run.")
     ] = False,
 ) -> None:
     """Embed documents now, and say how it went.
@@ -128,7 +140,13 @@ def run_now(
     from pipeline.cli import run
 
     run.run_command(
-        paths or None, database=database, model=model, as_json=as_json, quiet=quiet, confirm_deletions=confirm_deletions
+        paths or None,
+        database=database,
+        model=model,
+        as_json=as_json,
+        quiet=quiet,
+        confirm_deletions=confirm_deletions,
+        extract_only=extract_only,
     )
 
 
@@ -208,16 +226,97 @@ def status(database: DatabaseOption = None, as_json: JsonOption = False) -> None
 
 
 @app.command()
+def plan(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    """What waits, what fits into the next window, and in how many nights it is done."""
+    from pipeline.cli import plan as command
+
+    command.plan_command(database, as_json=as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's id; the last one's by default.")] = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a run did, what failed and why, what needs a person, and what comes next."""
+    from pipeline.cli import morning
+
+    morning.report_command(run, database, as_json=as_json)
+
+
+@app.command()
+def tune(
+    budget: Annotated[str, typer.Option(metavar="TIME", help="How long to measure, such as 90s or 10m.")] = "5m",
+    engines: Annotated[
+        bool, typer.Option("--engines", help="Compare the engines that are installed, and say which to use.")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="With --engines: the same model as another engine reads it (a folder)."),
+    ] = None,
+    on_cpu: Annotated[bool, typer.Option("--cpu", help="On the processor, also where there is a GPU.")] = False,
+    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw what was measured, as SVG.")] = None,
+    pause: Annotated[
+        bool,
+        typer.Option("--pause", help="Where a daemon runs: have it serve nothing meanwhile, and go on afterwards."),
+    ] = False,
+    show: Annotated[bool, typer.Option("--list", help="Measure nothing, and show what is kept.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Measure nothing, and drop what is kept.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="The embedding model, instead of the one in the settings."),
+    ] = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it measures.")] = False,
+) -> None:
+    """Measure which options embed the fastest on this host, and keep them: the next start uses them.
+
+    Each combination runs in a process of its own, so that one that crashes is a result like any other.
+    Ctrl-C ends it early and keeps what was measured. Options that are set by hand stay as they are.
+    """
+    if show or forget:
+        from pipeline.cli import tunings
+
+        if forget:
+            tunings.forget_command(database, model, as_json=as_json)
+        else:
+            tunings.list_command(database, as_json=as_json)
+        return
+    from pipeline.cli import tune as command
+
+    command.tune_command(
+        budget,
+        database=database,
+        model=model,
+        other_model=against,
+        all_engines=engines or against is not None,
+        on_cpu=on_cpu,
+        pause=pause,
+        plot=plot,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+@app.command()
 def search(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for, in your own words.")],
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=1000, help="How many results.")] = 5,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="Find whole documents, by their own vectors, instead of passages.")
+    ] = False,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the passages nearest in meaning."""
     from pipeline.cli import search as command
 
-    command.search_command(text, k, database, as_json=as_json)
+    if documents:
+        command.search_documents_command(text, k, database, as_json=as_json)
+    else:
+        command.search_command(text, k, database, as_json=as_json)
 
 
 @app.command()
@@ -300,6 +399,55 @@ def documents_forget(
     from pipeline.cli import documents
 
     documents.forget_command(name, database, yes=yes, as_json=as_json)
+
+
+@models_app.callback(invoke_without_command=True)
+def _models(context: typer.Context, database: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    if context.invoked_subcommand is None:
+        models_list(database=database, as_json=as_json)
+    elif database or as_json:
+        message = f"put the options after the command: models {context.invoked_subcommand} ..."
+        raise typer.BadParameter(message)
+
+
+@models_app.command("list")
+def models_list(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    """Each model, what it has made, and which one search uses."""
+    from pipeline.cli import models
+
+    models.list_command(database, as_json=as_json)
+
+
+@models_app.command("use")
+def models_use(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
+    anyway: Annotated[bool, typer.Option("--anyway", help="Even if documents have not been through it.")] = False,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Move search to a model in one step; it stays there until it is moved again.
+
+    Exit code 1 where documents have not been through the model; nothing was changed.
+    """
+    from pipeline.cli import models
+
+    models.use_command(name, database, anyway=anyway, as_json=as_json)
+
+
+@models_app.command("prune")
+def models_prune(
+    name: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete what models made that search does not use.
+
+    One that is being built only where it is named; never the one that search uses.
+    """
+    from pipeline.cli import models
+
+    models.prune_command(name, database, yes=yes, as_json=as_json)
 
 
 @db_app.command("upgrade")

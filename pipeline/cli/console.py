@@ -144,6 +144,14 @@ def not_there_yet(loaded: LoadedSettings) -> str | None:
     return as_called(f"There is no database at {shown} yet: `python -m pipeline run-now` makes it.")
 
 
+def confirmed(question: str) -> bool:
+    """Whether a person says yes."""
+    # On standard error: standard output may be a program's.
+    sys.stderr.write(f"{printable(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def print_json(document: Any) -> None:
     """One JSON object on standard output. Text is written as it is, and never breaks the encoding."""
     text = json.dumps(document, ensure_ascii=False, indent=2, default=_plain)

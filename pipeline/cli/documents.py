@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
 
-from pipeline.cli.console import errors_explained, not_there_yet, open_store, out, print_json
+from pipeline.cli.console import confirmed, errors_explained, not_there_yet, open_store, out, print_json
 from pipeline.cli.view import printable, unescaped
 from pipeline.cli.words import counted, moment
 from pipeline.core.changes import Known, is_below
 from pipeline.core.documents import DocumentState
 from pipeline.core.errors import UsageError
+from pipeline.ingest.links import link_to
 from pipeline.ingest.names import stored_name
 from pipeline.store import library, overview
 from pipeline.store.database import Database
@@ -24,6 +24,7 @@ from pipeline.store.retry import retry_documents
 from pipeline.store.scopes import Scope
 
 LEFT_SHOWN = 5
+_OWN_VECTOR = {"model": "by the model, over the whole text", "mean": "the mean of its chunks, weighted by their tokens"}
 _TRIED_AGAIN = (*FAILING, DocumentState.DISCOVERED)
 
 
@@ -42,8 +43,9 @@ def list_command(states: Sequence[str] | None, database: str | None, limit: int 
     for line in lines:
         reason = f": {line.reason}" if line.reason else ""
         older = "; its last good version is still searched" if line.older and line.state in FAILING else ""
+        textless = f"; no text on {line.pages_without_text} of {line.pages} pages" if line.pages_without_text else ""
         count = f"{line.embedded:>5}/{line.chunks:<5}"
-        _print_line(f"{line.id:>{width}}  {line.state.value:<10} {count} {line.file}{reason}{older}")
+        _print_line(f"{line.id:>{width}}  {line.state.value:<10} {count} {line.file}{reason}{older}{textless}")
 
 
 def show_command(name: str, database: str | None, *, as_json: bool) -> None:
@@ -63,11 +65,15 @@ def show_command(name: str, database: str | None, *, as_json: bool) -> None:
         ("size", f"{view.size:,} bytes"),
         ("sha256", view.sha256),
         ("chunks", f"{line.embedded:,} of {line.chunks:,} embedded"),
+        ("own vector", _OWN_VECTOR.get(view.method or "", view.method)),
         ("read by", view.details.get("engine")),
+        ("OCR", _recognised(view.details)),
         ("no text on", ", ".join(f"page {n}" for n in view.details.get("pages_without_text", [])) or None),
         ("attempts", view.attempts or None),
         ("next try", view.retry_at and moment(view.retry_at)),
+        ("open", link_to(line.file, view.kind)),
         ("searched", _searched(view)),
+        ("file gone", view.gone_at and f"since {moment(view.gone_at)}; its deletion waits to be confirmed"),
     ]
     facts += sorted(view.details.get("metadata", {}).items())
     for fact, value in facts:
@@ -75,8 +81,19 @@ def show_command(name: str, database: str | None, *, as_json: bool) -> None:
             _print_line(f"{fact:<12} {value}")
     for chunk in view.chunks:
         _print("")
-        _print_line(_chunk_title(chunk))
-        _print(chunk.text.strip(), indent="    ")
+        _print_line(_chunk_title(chunk), link_to(line.file, view.kind, chunk.page_first))
+        _print((chunk.prefix + chunk.text).strip(), indent="    ")
+
+
+def _recognised(details: Mapping[str, Any]) -> str | None:
+    """What OCR did with a document; None where it did nothing."""
+    ocr = details.get("ocr")
+    if not ocr:
+        return None
+    pages = ", ".join(f"page {number}" for number in details.get("pages_ocr", [])) or "no page"
+    sure = "" if ocr["confidence"] is None else f", {ocr['confidence']} % sure"
+    failed = "".join(f"; page {number} failed: {reason}" for number, reason in ocr["failed"].items())
+    return f"{pages} by {ocr['engine']} ({ocr['languages']}{sure}){failed}"
 
 
 def retry_command(
@@ -112,7 +129,7 @@ def forget_command(name: str, database: str | None, *, yes: bool, as_json: bool)
         if not name.strip():
             raise UsageError("an empty NAME: a folder, a file, or a document's number")
         documents, where = _below(store, name) or _named(store, name)
-        if not yes and not _confirmed(f"Remove {counted(len(documents), 'document')} ({where}) from the index?"):
+        if not yes and not confirmed(f"Remove {counted(len(documents), 'document')} ({where}) from the index?"):
             raise typer.Abort
         with store.begin() as session:
             removed = library.forget(session, documents)
@@ -121,13 +138,6 @@ def forget_command(name: str, database: str | None, *, yes: bool, as_json: bool)
         return
     gone = f"{counted(removed, 'document')} removed from the index."
     _print_line(f"{gone} Files that are still there come back with the next run.")
-
-
-def _confirmed(question: str) -> bool:
-    # On standard error: standard output may be a program's.
-    sys.stderr.write(f"{printable(question)} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _below(store: Database, name: str) -> tuple[list[Known], str] | None:
@@ -187,10 +197,11 @@ def _print(text: str, indent: str = "") -> None:
         console.print(indent + printable(line, console.encoding), soft_wrap=True, markup=False)
 
 
-def _print_line(text: str) -> None:
-    """One line, whatever a name or a reason holds."""
+def _print_line(text: str, link: str = "") -> None:
+    """One line, whatever a name or a reason holds; on a terminal, it leads to `link`."""
     console = out()
-    console.print(printable(text, console.encoding), soft_wrap=True, markup=False)
+    style = f"link {link}" if link else ""
+    console.print(printable(text, console.encoding), soft_wrap=True, markup=False, style=style)
 
 
 def _chunk_title(chunk: ChunkLine) -> str:
@@ -222,4 +233,9 @@ def _line_as_json(line: DocumentLine) -> dict[str, Any]:
 
 def _view_as_json(view: DocumentView) -> dict[str, Any]:
     rest = {f.name: getattr(view, f.name) for f in dataclasses.fields(view) if f.name not in ("line", "chunks")}
-    return _line_as_json(view.line) | rest | {"chunk_list": [dataclasses.asdict(chunk) for chunk in view.chunks]}
+    chunks = [
+        dataclasses.asdict(chunk) | {"link": link_to(view.line.file, view.kind, chunk.page_first)}
+        for chunk in view.chunks
+    ]
+    link = {"link": link_to(view.line.file, view.kind)}
+    return _line_as_json(view.line) | link | rest | {"chunk_list": chunks}

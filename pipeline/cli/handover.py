@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,30 @@ import typer
 
 from pipeline.cli.console import EXIT_FAILED, EXIT_STOPPED, complain, out, print_json
 from pipeline.cli.remote import DaemonClient
+from pipeline.cli.report import FAILING_SHOWN, WHY, found, not_looked_at, unsettled
 from pipeline.cli.view import View, duration, make_view, printable
 from pipeline.cli.words import as_called, counted
+from pipeline.core.errors import UsageError
 from pipeline.ingest.progress import Failure, Progress
 
 POLL = 0.25
 EXIT_CODES = {"complete": 0, "stopped": EXIT_STOPPED, "interrupted": EXIT_STOPPED}
 
 
-def hand_over(daemon: DaemonClient, paths: Sequence[Path] | None, *, as_json: bool, quiet: bool) -> None:
+def hand_over(
+    daemon: DaemonClient,
+    paths: Sequence[Path] | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    confirm_deletions: bool = False,
+    extract_only: bool = False,
+) -> None:
     """Have the daemon do a run, show how it goes, and end with its exit code. Ctrl-C stops the run."""
     named = None if not paths else [os.path.realpath(path) for path in paths]
-    run_id = daemon.post("/api/runs", {"paths": named} if named else {})["run_id"]
+    flags = {"confirm_deletions": confirm_deletions, "extract_only": extract_only}
+    asked = ({"paths": named} if named else {}) | {name: True for name, wanted in flags.items() if wanted}
+    run_id = daemon.post("/api/runs", asked)["run_id"]
     view = make_view(out(), quiet=quiet, as_json=as_json)
     with view:
         view.note(f"The daemon at {daemon.url} does the run.")
@@ -33,27 +45,46 @@ def hand_over(daemon: DaemonClient, paths: Sequence[Path] | None, *, as_json: bo
             (complain if quiet else view.note)("Stopping after the batch in flight.")
             daemon.post("/api/runs/current/stop")
             run = _watch(daemon, run_id, view)
+    result = _result(daemon, run_id)
     if as_json:
-        status = daemon.get("/api/status")
-        print_json(
-            {
-                "run_id": run_id,
-                "outcome": run["outcome"],
-                "documents": status["documents"],
-                "chunks": status["chunks"],
-                "chunks_embedded": run["chunks_embedded"],
-                "seconds": run["seconds"],
-                "chunks_per_second": round(run["chunks_embedded"] / run["seconds"], 2) if run["seconds"] else 0.0,
-                "errors": [run["error"]] if run["error"] else [],
-            }
-            | ({"error": run["error"]} if run["error"] else {})
-        )
+        said = result or {
+            "run_id": run_id,
+            "outcome": run["outcome"],
+            "chunks_embedded": run["chunks_embedded"],
+            "seconds": run["seconds"],
+            "errors": [run["error"]] if run["error"] else [],
+        }
+        print_json(said | ({"error": said["errors"][0]} if said["errors"] else {}))
     elif not quiet:
         error = f" ({run['error']})" if run["error"] else ""
         chunks = counted(run["chunks_embedded"], "chunk")
         text = f"{run['outcome']}{error}: {chunks} embedded in {duration(run['seconds'])}."
-        out().print(printable(as_called(text[0].upper() + text[1:])), soft_wrap=True, markup=False)
+        lines = [text[0].upper() + text[1:], *(_details(result) if result else [])]
+        for line in lines:
+            out().print(printable(as_called(line)), soft_wrap=True, markup=False)
     raise typer.Exit(EXIT_CODES.get(run["outcome"], EXIT_FAILED))
+
+
+def _result(daemon: DaemonClient, run_id: str) -> dict[str, Any] | None:
+    """What `run-now` says of a run; None where it came to nothing, or the daemon has forgotten it."""
+    while (current := daemon.get("/api/runs/current")["run"]) is not None and current["run_id"] == run_id:
+        time.sleep(POLL)
+    try:
+        result: dict[str, Any] = daemon.get(f"/api/runs/{run_id}/result")
+    except UsageError:
+        return None
+    return result
+
+
+def _details(result: dict[str, Any]) -> Iterator[str]:
+    yield from found(result["changes"])
+    failing = result["failing"]
+    for each in failing[:FAILING_SHOWN]:
+        yield f"  {each['file']}: {each['state']}: {each['reason']}"
+    if len(failing) > FAILING_SHOWN:
+        yield f"  and more: `{WHY}`"
+    yield from unsettled(result["unsettled"])
+    yield from not_looked_at(result["not_looked_at"])
 
 
 def _watch(daemon: DaemonClient, run_id: str, view: View) -> dict[str, Any]:

@@ -87,13 +87,13 @@ def check_jobs(loaded: LoadedJobs, console: Console, *, as_json: bool = False, c
 def _row(job: Job, now: datetime, desired: Desired) -> tuple[str, ...]:
     current = desired.job is not None and desired.job.name == job.name
     if not job.enabled:
-        return ("", job.name, job.mode, "off", "", zone_name(job.timezone), job.task or "")
+        return ("", job.name, job.mode or "any", "off", "", zone_name(job.timezone), job.task or "")
     opened = window_at(job, now)
     following = next(iter(next_windows(job, now)), None)
     return (
         "*" if current else "",
         job.name,
-        job.mode,
+        job.mode or "any",
         f"until {_until(opened, job)}" if opened else "",
         _span(following, job) if following else "never",
         zone_name(job.timezone),

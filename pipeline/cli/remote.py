@@ -19,6 +19,10 @@ class DaemonClient:
         self.url = url
         self._client = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(30.0), trust_env=False)
 
+    def close(self) -> None:
+        """End its connections."""
+        self._client.close()
+
     def get(self, path: str) -> Any:
         """The answer's JSON."""
         return self._ask("GET", path, None, 30.0)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.view import duration
 from pipeline.cli.words import counted
+from pipeline.store.inventory import ModelInventory
 from pipeline.store.overview import FAILING, DocumentLine, ModelLine
 
 if TYPE_CHECKING:
     from pipeline.runner import RunReport
 
 FAILING_SHOWN = 20
+UNSETTLED_SHOWN = 5
+ELSEWHERE_SHOWN = 3
 _WELL = ("total", "embedded")
 WHY = "python -m pipeline documents --state failed --state empty --state encrypted"
 
@@ -23,16 +26,51 @@ WHY = "python -m pipeline documents --state failed --state empty --state encrypt
 def lines(report: RunReport, model_option: str | None) -> Iterator[str]:
     """The report, line by line. model_option: what `--model` was given, so that what is to be typed repeats it."""
     yield from _outcome(report)
-    changes = ", ".join(f"{number:,} {what}" for what, number in asdict(report.changes).items() if number)
-    if changes:
-        yield f"Found: {changes}."
+    yield from found(asdict(report.changes))
     if report.chunks_embedded:
         pace = f"{report.chunks_per_second:.1f} chunks/s"
         yield f"This run embedded {counted(report.chunks_embedded, 'chunk')} in {duration(report.seconds)} ({pace})."
+        if report.engine:
+            yield _engine(report.engine)
+    elif report.reads_only:
+        read = f"{counted(report.documents_read, 'document')} with {counted(report.pages_read, 'page')}"
+        yield f"This run read {read} in {duration(report.seconds)}; `python -m pipeline run-now` embeds what was read."
     elif report.outcome == "complete":
         yield "Nothing new to embed."
+    if report.chunks_reused:
+        yield f"{counted(report.chunks_reused, 'chunk')} had a vector from before."
     yield from _failing(report)
     yield from _next(report, "" if model_option is None else f" --model {shlex.quote(model_option)}")
+
+
+def found(changes: Mapping[str, int]) -> Iterator[str]:
+    """What the folders held, compared with what was known."""
+    said = ", ".join(f"{number:,} {what}" for what, number in changes.items() if number)
+    if said:
+        yield f"Found: {said}."
+
+
+def unsettled(files: Sequence[str]) -> Iterator[str]:
+    """The files that were left because somebody writes to them."""
+    if files:
+        some = ", ".join(files[:UNSETTLED_SHOWN]) + (", ..." if files[UNSETTLED_SHOWN:] else "")
+        yield f"Still being written to, and left for the next run: {counted(len(files), 'file')} ({some})."
+
+
+def not_looked_at(folders: Sequence[str]) -> Iterator[str]:
+    """The folders that are known, and that the run was not to look at."""
+    if folders:
+        some = ", ".join(folders[:ELSEWHERE_SHOWN]) + (", ..." if folders[ELSEWHERE_SHOWN:] else "")
+        yield f"Not looked at: {some}. Name what is to be looked at, to `run-now` or among the `sources` of a job."
+
+
+def _engine(stats: Mapping[str, Any]) -> str:
+    fill, waiting, whole = stats["fill"] or 0.0, stats["waiting_share"] or 0.0, stats["whole"]
+    if not whole["texts"]:
+        return f"The engine's batches were {fill:.0%} full, and {waiting:.0%} of its time it had no input."
+    # The contexts have no input while all cores compute a long text, so their waiting says nothing then.
+    batches = f"The engine's batches were {fill:.0%} full; besides, it" if stats["batches"] else "The engine"
+    return f"{batches} computed {counted(whole['texts'], 'long text')} ({counted(whole['tokens'], 'token')}) in one go."
 
 
 def failure(line: DocumentLine) -> str:
@@ -41,7 +79,7 @@ def failure(line: DocumentLine) -> str:
     return words + ("; its last good version is still searched" if line.older else "")
 
 
-def named(model: ModelLine) -> str:
+def named(model: ModelLine | ModelInventory) -> str:
     """A model such that it cannot be mistaken for another of the same name: with its file and its fingerprint."""
     head, colon, rest = model.fingerprint.partition(":")
     pooling, digest = (f"{head} pooling, ", rest) if colon else ("", head)
@@ -78,11 +116,18 @@ def _failing(report: RunReport) -> Iterator[str]:
 
 
 def _next(report: RunReport, model_option: str) -> Iterator[str]:
+    yield from unsettled(report.unsettled)
+    yield from not_looked_at(report.not_looked_at)
     if report.waiting_elsewhere:
         others = counted(report.waiting_elsewhere, "other document")
         yield f"Left: {others}; `python -m pipeline run-now{model_option}` without a path goes on with all."
     model, searched = report.model, report.searched_with
-    if model and searched and not model.active:
+    if model and searched and model.set_aside:
+        yield (
+            f"Search stays with {named(searched)}, as it was told to: what {named(model)} makes is not found until "
+            "`python -m pipeline models use` moves it back."
+        )
+    elif model and searched and not model.active:
         moves = "when a run of all completes"
         if model.waiting:
             moves = (

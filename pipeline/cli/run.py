@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -27,6 +28,7 @@ from pipeline.ingest.progress import Progress
 from pipeline.ingest.work import utc_now
 from pipeline.runner import RunReport, run_now
 from pipeline.runner.ownership import own_host
+from pipeline.scheduler.jobs import load_jobs
 from pipeline.settings import LoadedSettings, Settings
 from pipeline.store import runs
 from pipeline.store.database import Database
@@ -48,6 +50,7 @@ def run_command(
     as_json: bool,
     quiet: bool,
     confirm_deletions: bool = False,
+    extract_only: bool = False,
 ) -> None:
     """Run, show how it goes, say how it went, and end with its exit code."""
     try:
@@ -59,9 +62,17 @@ def run_command(
         if daemon is not None:
             if database or model:
                 raise UsageError("a daemon runs on this host, and its run uses its own database and model")
-            hand_over(daemon, named, as_json=as_json, quiet=quiet)
+            hand_over(
+                daemon,
+                named,
+                as_json=as_json,
+                quiet=quiet,
+                confirm_deletions=confirm_deletions,
+                extract_only=extract_only,
+            )
             return
-        report = _run(loaded, named, as_json=as_json, quiet=quiet, confirm_deletions=confirm_deletions)
+        wanted = _Wanted(named, confirm_deletions, extract_only)
+        report = _run(loaded, wanted, as_json=as_json, quiet=quiet)
     except NightshiftError as error:
         complain(str(error))
         if as_json:
@@ -81,9 +92,16 @@ def run_command(
     raise typer.Exit(EXIT_CODES[report.outcome])
 
 
-def _run(
-    loaded: LoadedSettings, paths: Sequence[Path] | None, *, as_json: bool, quiet: bool, confirm_deletions: bool
-) -> RunReport:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What was asked for on the command line."""
+
+    paths: Sequence[Path] | None
+    confirm_deletions: bool
+    reads_only: bool
+
+
+def _run(loaded: LoadedSettings, wanted: _Wanted, *, as_json: bool, quiet: bool) -> RunReport:
     settings = loaded.settings
     _check_model(loaded)
     progress = Progress(started_monotonic=time.monotonic())
@@ -95,7 +113,7 @@ def _run(
             raise StoreError(f"the data folder {settings.data_dir} cannot be used: {error.strerror}") from error
         held.enter_context(view)
         try:
-            return asyncio.run(_watch(settings, paths, progress, view, quiet, confirm_deletions))
+            return asyncio.run(_watch(settings, wanted, progress, view, quiet))
         except ModelError as error:
             raise ModelError(f"{error} (embedding.model is set in {loaded.place('embedding.model')})") from error
         except SettingsError as error:
@@ -108,19 +126,20 @@ def _check_model(loaded: LoadedSettings) -> None:
         raise SettingsError("embedding.model", f"there is no model at {model}", loaded.place("embedding.model"))
 
 
-async def _watch(
-    settings: Settings,
-    paths: Sequence[Path] | None,
-    progress: Progress,
-    view: View,
-    quiet: bool,
-    confirm_deletions: bool,
-) -> RunReport:
+async def _watch(settings: Settings, wanted: _Wanted, progress: Progress, view: View, quiet: bool) -> RunReport:
     stop = asyncio.Event()
     _stop_on_signals(settings, stop, view, complain if quiet else view.note)
     shown = asyncio.create_task(_show(progress, view), name="view")
     try:
-        return await run_now(settings, paths, progress, stop, confirm_deletions=confirm_deletions)
+        return await run_now(
+            settings,
+            wanted.paths,
+            progress,
+            stop,
+            confirm_deletions=wanted.confirm_deletions,
+            reads_only=wanted.reads_only,
+            jobs=load_jobs(settings.jobs_dir).jobs,
+        )
     finally:
         shown.cancel()
         await asyncio.gather(shown, return_exceptions=True)

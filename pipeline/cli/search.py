@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,15 @@ from pipeline.cli.documents import pages
 from pipeline.cli.view import printable
 from pipeline.cli.words import as_called
 from pipeline.core.errors import BackendRefused, UsageError
+from pipeline.ingest.links import link_to
 from pipeline.runner.question import embed_question
 from pipeline.settings import Settings
 from pipeline.store import models
+from pipeline.store.database import Database
 from pipeline.store.models import StoredModel
-from pipeline.store.search import Hit, search
+from pipeline.store.search import DocumentHit, Hit, search_active, search_documents
+
+Found = TypeVar("Found")
 
 EXCERPT = 400
 """Characters of each passage on a terminal; --json gives it whole."""
@@ -34,17 +38,76 @@ def search_command(text: str, k: int, database: str | None, *, as_json: bool) ->
         nothing = not_there_yet(loaded) or as_called(
             "Nothing is in the index yet: `python -m pipeline run-now` fills it."
         )
-        with store.snapshot() as session:
-            model = models.active_model(session)
-        hits: list[Hit] = []
-        if model is not None:
-            vector = _vector(loaded.settings, model, text)
-            with store.snapshot() as session:
-                hits = search(session, vector, model.id, k)
+        model, hits = _search(loaded.settings, store, text, k, search_active)
     if as_json:
         print_json(_as_json(text, model, hits))
     else:
         _say(hits, nothing)
+
+
+def search_documents_command(text: str, k: int, database: str | None, *, as_json: bool) -> None:
+    """Search for whole documents, and print what was found."""
+    with errors_explained(as_json=as_json), open_store(database) as (loaded, store):
+        if not text.strip():
+            raise UsageError("there is nothing to look for")
+        nothing = not_there_yet(loaded) or as_called(
+            "Nothing is in the index yet: `python -m pipeline run-now` fills it."
+        )
+        model, hits = _search(loaded.settings, store, text, k, search_documents)
+    if as_json:
+        found = [
+            {
+                "rank": rank,
+                "score": round(hit.score, 6),
+                "file": hit.file,
+                "also": list(hit.also),
+                "title": hit.title,
+                "link": link_to(hit.file, hit.kind, None),
+                "pages": hit.page_count,
+                "method": hit.method,
+            }
+            for rank, hit in enumerate(hits, start=1)
+        ]
+        print_json({"query": text, "model": model.name if model else None, "results": found})
+    else:
+        _say_documents(hits, nothing)
+
+
+def _say_documents(hits: Sequence[DocumentHit], nothing: str) -> None:
+    console = out()
+
+    def line(text: str, style: str = "") -> None:
+        console.print(printable(text), soft_wrap=True, markup=False, style=style)
+
+    if not hits:
+        line(nothing)
+    for rank, hit in enumerate(hits, start=1):
+        line(f"{rank}. {hit.score:.3f}  {hit.file}", f"bold link {link_to(hit.file, hit.kind, None)}")
+        if hit.title:
+            line(f"   {hit.title}")
+        for other in hit.also:
+            line(f"   also {other}")
+
+
+def _search(
+    settings: Settings,
+    store: Database,
+    text: str,
+    k: int,
+    find: Callable[[Any, NDArray[np.float32], int, int], list[Found] | None],
+) -> tuple[StoredModel | None, list[Found]]:
+    """What is found, and by which model; None where there is none yet."""
+    while True:
+        with store.snapshot() as session:
+            model = models.active_model(session)
+        if model is None:
+            return None, []
+        vector = _vector(settings, model, text)
+        with store.snapshot() as session:
+            hits = find(session, vector, model.id, k)
+        if hits is not None:
+            return model, hits
+        # Search moved over while the question was embedded: once more, with the model that it has now.
 
 
 def _as_json(text: str, model: StoredModel | None, hits: Sequence[Hit]) -> dict[str, Any]:
@@ -58,8 +121,10 @@ def _as_json(text: str, model: StoredModel | None, hits: Sequence[Hit]) -> dict[
                 "file": hit.file,
                 "also": list(hit.also),
                 "title": hit.title,
+                "link": link_to(hit.file, hit.kind, hit.page_first),
                 "pages": None if hit.page_first is None else [hit.page_first, hit.page_last],
                 "heading": " > ".join(hit.headings) or None,
+                "table_header": hit.prefix or None,
                 "text": hit.text,
             }
             for rank, hit in enumerate(hits, start=1)
@@ -80,7 +145,7 @@ def _vector(settings: Settings, model: StoredModel, text: str) -> NDArray[np.flo
 
 def _excerpt(hit: Hit) -> str:
     """The passage on one line, without the headings that stand above it already."""
-    passage = " ".join(hit.text.split())
+    passage = " ".join((hit.prefix + hit.text).split())
     for heading in hit.headings:
         passage = passage.removeprefix(" ".join(heading.split())).lstrip()
     passage = passage or " ".join(hit.text.split())
@@ -99,7 +164,8 @@ def _say(hits: Sequence[Hit], nothing: str) -> None:
         where = [hit.file]
         if hit.page_first is not None:
             where.append(pages(hit.page_first, hit.page_last))
-        line(f"{rank}. {hit.score:.3f}  {', '.join(where)}", "bold")
+        link = link_to(hit.file, hit.kind, hit.page_first)
+        line(f"{rank}. {hit.score:.3f}  {', '.join(where)}", f"bold link {link}")
         if hit.headings:
             line(f"   {' > '.join(hit.headings)}", "italic")
         line(f"   {_excerpt(hit)}")

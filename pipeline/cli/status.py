@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import shlex
 import socket
 from typing import Any
 
 from pipeline.cli.console import errors_explained, not_there_yet, open_store, out, print_json
 from pipeline.cli.report import WHY, named
+from pipeline.cli.tunings import tuning_as_json, tuning_in_words
 from pipeline.cli.view import printable
 from pipeline.cli.words import as_called, counted, moment
-from pipeline.store import overview, runs
+from pipeline.store import overview, runs, tunings
+from pipeline.store.absent import WaitingDeletion, waiting_deletions
+from pipeline.store.models import count_unsearched
 from pipeline.store.overview import ModelLine, SourceLine
 from pipeline.store.runs import StoredRun
 
@@ -28,7 +32,10 @@ def show_status(database: str | None, *, as_json: bool) -> None:
             documents = overview.count_documents(session)
             chunks = overview.count_chunks(session)
             models = overview.list_models(session)
+            later = count_unsearched(session)
             sources = overview.list_sources(session)
+            deletions = waiting_deletions(session)
+            tuned = [one for model in models for one in tunings.tunings_of(session, model.fingerprint)]
             last = next(iter(runs.latest_runs(session)), None)
         address = str(loaded.settings.flatten()["database_url"])
     if as_json:
@@ -37,16 +44,21 @@ def show_status(database: str | None, *, as_json: bool) -> None:
                 "documents": documents,
                 "chunks": chunks,
                 "model": next((_model_as_json(model) for model in models if model.active), None),
+                "found_after_move": later,
                 "next_models": [_model_as_json(model) for model in models if not model.active],
+                "tunings": [tuning_as_json(one) for one in tuned],
                 "sources": [dataclasses.asdict(source) for source in sources],
+                "deletions": [_deletion_as_json(one) for one in deletions],
                 "last_run": None if last is None else _run_as_json(last),
             }
         )
         return
     by_state = ", ".join(f"{number:,} {state}" for state, number in documents.items() if number and state != "total")
-    rows = [("database", address), *_models(models, documents["total"])]
+    rows = [("database", address), *_models(models, documents["total"], later)]
+    rows += [("tuned", tuning_in_words(one)) for one in tuned]
     rows.append(("documents", f"{documents['total']:,}" + (f": {by_state}" if by_state else "")))
     rows.append(("chunks", f"{chunks['embedded']:,} of {chunks['total']:,} embedded"))
+    rows += [("gone", _deletion_in_words(one)) for one in deletions]
     rows += _sources(sources)
     rows.append(("last run", _run_in_words(last) if last else "none yet: `python -m pipeline run-now`"))
     if any(documents[state.value] for state in overview.FAILING):
@@ -58,7 +70,7 @@ def show_status(database: str | None, *, as_json: bool) -> None:
         console.print(f"{name:<10} {printable(as_called(value), console.encoding)}", soft_wrap=True, markup=False)
 
 
-def _models(models: list[ModelLine], total: int) -> list[tuple[str, str]]:
+def _models(models: list[ModelLine], total: int, later: int) -> list[tuple[str, str]]:
     if not models:
         return [("model", "none yet")]
     rows = []
@@ -67,8 +79,12 @@ def _models(models: list[ModelLine], total: int) -> list[tuple[str, str]]:
         if model.active:
             rows.append(("model", what))
             continue
+        if model.set_aside:
+            rows.append(("set aside", f"{what}: search moves to it by `python -m pipeline models use` only"))
+            continue
+        more = f", and then finds {later:,} more" if later else ""
         done = f"{max(0, total - model.waiting):,} of {counted(total, 'document')} embedded"
-        rows.append(("next model", f"{what}: {done}; search moves over to it once all are"))
+        rows.append(("next model", f"{what}: {done}; search moves over to it once all are{more}"))
     return rows
 
 
@@ -82,6 +98,16 @@ def _sources(sources: list[SourceLine]) -> list[tuple[str, str]]:
     return rows
 
 
+def _deletion_in_words(waiting: WaitingDeletion) -> str:
+    files = "the file of 1 document" if waiting.documents == 1 else f"the files of {waiting.documents:,} documents"
+    confirm = f"`python -m pipeline run-now {shlex.quote(waiting.root)} --confirm-deletions`"
+    return f"{files} in {waiting.root}, since {moment(waiting.since)}; still searched, and deleted by {confirm}"
+
+
+def _deletion_as_json(waiting: WaitingDeletion) -> dict[str, Any]:
+    return dataclasses.asdict(waiting) | {"since": waiting.since.isoformat()}
+
+
 def _model_as_json(model: ModelLine) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(model).items() if key != "active"}
 
@@ -89,7 +115,7 @@ def _model_as_json(model: ModelLine) -> dict[str, Any]:
 def _run_as_json(run: StoredRun) -> dict[str, Any]:
     return {
         "run_id": run.id,
-        "outcome": DIED if _died(run) else run.state,
+        "outcome": DIED if died(run) else run.state,
         "started_at": run.started_at.isoformat(),
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
         "host": run.process.host,
@@ -101,7 +127,7 @@ def _run_as_json(run: StoredRun) -> dict[str, Any]:
 
 def _run_in_words(run: StoredRun) -> str:
     state = run.state
-    if _died(run):
+    if died(run):
         state = "died; the next run takes up what it left"
     who = f"pid {run.process.pid} on {run.process.host}"
     reason = f" ({run.error})" if run.error else ""
@@ -109,12 +135,12 @@ def _run_in_words(run: StoredRun) -> str:
     return f"{run.id}: {state}{reason}, started {moment(run.started_at)}, {who}, {chunks}"
 
 
-def _died(run: StoredRun) -> bool:
+def died(run: StoredRun) -> bool:
     """Whether a run that nobody ended has no process any more."""
     if run.state != "running":
         return False
     if run.process.host != socket.gethostname():
         return dt.datetime.now(dt.UTC) - run.heartbeat_at >= runs.LEASE
-    from pipeline.runner.run import is_alive  # brings the whole flow with it
+    from pipeline.runner.untold import is_alive  # brings the whole flow with it
 
     return not is_alive(run.process)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -12,10 +13,20 @@ from pathlib import Path
 IN_MESSAGES = "python -m pipeline"
 """How the messages of the layers below name the program."""
 
+_NAMED = re.compile(rf"(?<![\w/]){re.escape(IN_MESSAGES)}")
+
 
 def counted(number: int, noun: str) -> str:
     """A number and its noun: `1 document`, `1,200 documents`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def size(count: int) -> str:
+    """A number of bytes for a person: `512 bytes`, `1.5 MB`, `2.0 GB`."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return counted(count, "byte")
 
 
 def moment(instant: dt.datetime) -> str:
@@ -24,8 +35,8 @@ def moment(instant: dt.datetime) -> str:
 
 
 def as_called(message: str) -> str:
-    """A message with the program named such that what it says to type can be typed."""
-    return message.replace(IN_MESSAGES, program())
+    """A message with the program named such that what it says to type can be typed; the same again for that."""
+    return _NAMED.sub(lambda _: program(), message)
 
 
 def program() -> str:

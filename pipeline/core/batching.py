@@ -52,6 +52,28 @@ def take_fitting(
     return taken
 
 
+def take_alike(
+    waiting: list[tuple[int, int]], room: int, slots: int, *, longest: int = 0, held: int = 0
+) -> list[tuple[int, int]]:
+    """Remove from `waiting` what joins a batch that is padded to its longest, the longest first.
+
+    `waiting` holds (length, key) in ascending order and stays so. A padded batch costs its number of sequences times
+    the longest of them, and `room` is the most that may be. `held` sequences of up to `longest` tokens are in
+    it; where there are none, the longest that waits opens it, however long it is. What is shorter than
+    half of the longest waits for a batch of its own kind: most of its row would be padding.
+    """
+    taken: list[tuple[int, int]] = []
+    if not held and waiting and slots > 0:
+        taken.append(waiting.pop())
+        longest = taken[0][0]
+    while waiting and len(taken) < slots and (held + len(taken) + 1) * longest <= room:
+        place = bisect_right(waiting, longest, key=lambda entry: entry[0])
+        if place == 0 or waiting[place - 1][0] * 2 < longest:
+            break
+        taken.append(waiting.pop(place - 1))
+    return taken
+
+
 def halve(items: Sequence[T]) -> tuple[list[T], list[T]]:
     """The first and the second half of `items`, which are at least two; the first is never the smaller."""
     if len(items) < 2:

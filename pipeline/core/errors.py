@@ -6,6 +6,7 @@
     ├── StoreError             the database
     │   ├── SchemaError        its tables are not those of this version
     │   ├── RunInProgress      another run is at work on it
+    │   ├── ModelIncomplete    search cannot move to a model that documents have not been through
     │   └── TextQueueFull      enough texts wait in it to be embedded
     ├── SourceError            a folder of documents
     │   ├── SourceMissing      it is not there, or cannot be listed
@@ -78,6 +79,19 @@ class RunInProgress(StoreError):
         super().__init__(f"another run is at work on this database: {holder}; wait for it or stop it first")
 
 
+class ModelIncomplete(StoreError):
+    """Search cannot move to a model that documents have not been through. `missing` is how many."""
+
+    def __init__(self, model: str, missing: int) -> None:
+        self.model = model
+        self.missing = missing
+        documents = "1 document has" if missing == 1 else f"{missing:,} documents have"
+        super().__init__(
+            f"{documents} not been through {model}, and search would not find what it did not make: "
+            "embed with it first (`python -m pipeline run-now --model MODEL`), or `models use` it with --anyway"
+        )
+
+
 class TextQueueFull(StoreError):
     """Enough texts wait to be embedded. `limit` is how many may."""
 
@@ -128,9 +142,16 @@ class Encrypted(ExtractionError):
 
 
 class NoText(ExtractionError):
-    """The document opened, but holds no text: pictures of pages need OCR."""
+    """The document opened, but holds no text: pictures of pages need OCR.
+
+    pages: how many pages, or pictures where there are no pages, OCR may find text on; 0 where it cannot help.
+    """
 
     state = "empty"
+
+    def __init__(self, reason: str, pages: int = 0) -> None:
+        self.pages = pages
+        super().__init__(reason)
 
 
 class Broken(ExtractionError):

@@ -25,14 +25,12 @@ __all__ = [
     "Job",
     "Reason",
     "Window",
-    "WindowPlan",
     "desired_mode",
     "forecast",
     "latest_end",
     "missed_window",
     "next_change",
     "next_windows",
-    "plan_window",
     "retry_after",
     "window_at",
     "windows_around",
@@ -48,6 +46,7 @@ class Job:
     """What is to happen when: one file under jobs/.
 
     until: a time of day, or how long a window lasts.
+    mode: None for a job that wants none: one whose task is `extract` reads beside whatever mode is on.
     task: what is done in the mode; None is nothing but to be in it.
     sources: what a task works on; empty is the inbox of the settings.
     on_finish: whether a window ends with its task (`return` to what the schedule wants without
@@ -58,14 +57,15 @@ class Job:
     retries: how often a failed task is tried again in its window.
     catch_up: whether a window in which the host was off is made up for.
     priority: of windows that are open together, the one with the highest counts.
+    order, workers, nice: of the documents and of the processes that read them; None is what the settings say.
     """
 
     name: str
     cron: Cron
     until: time | timedelta
     timezone: ZoneInfo
-    mode: Mode
-    task: Literal["ingest"] | None = None
+    mode: Mode | None
+    task: Literal["ingest", "extract"] | None = None
     sources: tuple[PurePath, ...] = ()
     enabled: bool = True
     on_finish: Literal["return", "stay"] = "return"
@@ -74,6 +74,9 @@ class Job:
     retries: int = 2
     catch_up: bool = False
     priority: int = 0
+    order: Literal["newest", "oldest"] | None = None
+    workers: int | None = None
+    nice: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +113,6 @@ class Desired:
     until: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class WindowPlan:
-    """How much of a window is for work. stop_at: when the work must end. seconds: how much is left of it, from 0."""
-
-    stop_at: datetime
-    seconds: float
-
-
 def desired_mode(
     jobs: Iterable[Job],
     now: datetime,
@@ -138,11 +133,12 @@ def desired_mode(
     now = utc(now)
     if hold is not None and hold.holds(now):
         return Desired(hold.mode, None, None, Reason.OPERATOR, hold.until)
-    enabled = [job for job in jobs if job.enabled]
+    enabled = [job for job in jobs if job.enabled and job.mode is not None]
     best = max(_open(enabled, now, finished or {}), key=_rank, default=None)
     if best is None:
         return Desired(default, None, None, Reason.SCHEDULE, _first(next_start(job, now) for job in enabled))
     job, window = best
+    assert job.mode is not None
     # Only a window that goes first can end this one early.
     others = _first(next_start(other, now) for other in enabled if other.priority >= job.priority)
     return Desired(job.mode, job, window, Reason.SCHEDULE, _first([window.end, others]))
@@ -215,23 +211,6 @@ def latest_end(
     """
     needed = load_seconds + drain_seconds + commit_reserve_seconds
     return utc(window_end) - timedelta(seconds=needed)
-
-
-def plan_window(
-    window: Window,
-    now: datetime,
-    *,
-    load_seconds: float = 0.0,
-    drain_seconds: float = 0.0,
-    commit_reserve_seconds: float = 0.0,
-) -> WindowPlan:
-    """When the work in a window ends, and how long it may still take; no time at all where the window is too short.
-
-    The seconds are those of `latest_end`; none are needed where the next mode keeps the model.
-    """
-    stop_at = max(window.start, latest_end(window.end, load_seconds, drain_seconds, commit_reserve_seconds))
-    begin = max(window.start, utc(now))
-    return WindowPlan(stop_at, max(0.0, (stop_at - begin).total_seconds()))
 
 
 def missed_window(

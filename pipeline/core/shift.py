@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pipeline.core.modes import Mode, Slot, serves
-from pipeline.core.schedule import Desired, Hold, Job, Window, desired_mode, missed_window, next_change
+from pipeline.core.schedule import Desired, Hold, Job, Window, desired_mode, missed_window, next_change, window_at
 
 Reason = Literal["schedule", "job", "operator", "request"]
 
@@ -84,6 +84,7 @@ class Shift:
 
     mode: the one to be in now; reason and detail say why, job which job's drain policy counts.
     task: a job's ingest that should be running. stop_at: when whatever runs must end, if it must.
+    reading: a job's task that only reads, and should be running where nothing else is.
     prepare: the mode to make ready for, if that time has come. look_again: when to ask again at the latest.
     drain: seconds that requests may take at the most, where a promise waits for the switch.
     """
@@ -97,16 +98,25 @@ class Shift:
     prepare: Mode | None
     look_again: dt.datetime
     drain: float | None = None
+    reading: Task | None = None
 
 
 def plan_shift(it: Situation) -> Shift:
     """What to do in a situation."""
+    shift = _plan_mode(it)
+    reading = _reading(it)
+    if reading is None:
+        return shift
+    return replace(shift, reading=reading, look_again=min(shift.look_again, reading.stop_at))
+
+
+def _plan_mode(it: Situation) -> Shift:
     finished = {name: past.finished for name, past in it.past.items() if past.finished is not None}
     wanted = desired_mode(it.jobs, it.now, it.hold, it.default, finished=finished)
     change = next_change(it.jobs, it.now, it.hold, it.default, finished=finished)
     following = None if change is None else desired_mode(it.jobs, change, it.hold, it.default, finished=finished)
     missed = None if it.hold is not None or _wants_work(it, wanted) else _missed(it)
-    in_force = wanted.mode if missed is None else missed[0].mode
+    in_force = wanted.mode if missed is None else missed[0].mode or wanted.mode
     begin = None if change is None or following is None else change - _lead(it, in_force, following.mode)
     if begin is not None and following is not None and it.now >= begin:
         assert change is not None
@@ -130,6 +140,7 @@ def plan_shift(it: Situation) -> Shift:
     if missed is not None and (stop_at is None or it.now < stop_at):
         task = _made_up(it, *missed, stop_at)
         if task is not None:
+            assert missed[0].mode is not None
             mode, reason, detail, job = missed[0].mode, "job", f"{missed[0].name}, made up for", missed[0]
     if it.requested and not serves(mode, Slot.EMBEDDING):
         # Beside a language model that serves, the embedding model has the processor.
@@ -163,9 +174,27 @@ def _task(it: Situation, wanted: Desired, stop_at: dt.datetime | None) -> Task |
     return Task(job, window, end) if it.now < end else None
 
 
+def _reading(it: Situation) -> Task | None:
+    """The task of the job that only reads and is open now: of the highest priority, then the first by its name."""
+    tasks = [task for job in it.jobs if (task := _reading_of(it, job)) is not None]
+    return min(tasks, key=lambda task: (-task.job.priority, task.job.name), default=None)
+
+
+def _reading_of(it: Situation, job: Job) -> Task | None:
+    if job.task != "extract" or not job.enabled:
+        return None
+    window, past = window_at(job, it.now), it.past.get(job.name, Past())
+    if window is None or past.gave_up(job, window):
+        return None
+    done = past.finished is not None and past.finished >= window.start
+    return None if done else Task(job, window, window.end)
+
+
 def _missed(it: Situation) -> tuple[Job, Window] | None:
     """A job that is to be made up for, and the window that it missed."""
     for job in it.jobs:
+        if job.mode is None:
+            continue
         past = it.past.get(job.name, Past())
         window = missed_window(job, it.now, past.finished, past.known_since)
         if window is not None and not past.gave_up(job, window):

@@ -16,7 +16,7 @@ import structlog
 from pipeline.backends.accelerator import find_accelerator, gpu_vendor
 from pipeline.backends.launch import Gpu, Programs
 from pipeline.backends.models import resolve
-from pipeline.backends.options import GenerationOptions
+from pipeline.backends.options import EmbeddingOptions, GenerationOptions
 from pipeline.backends.orphans import ChildRegistry
 from pipeline.backends.served import Served
 from pipeline.backends.server import ModelServer
@@ -32,8 +32,12 @@ from pipeline.daemon.runs import Runs
 from pipeline.daemon.servers import SlotModel, SlotServer, find_programs, kind_of, make_server
 from pipeline.daemon.texts import Texts
 from pipeline.ingest.work import utc_now
+from pipeline.runner.forecast import timing_of
 from pipeline.runner.ownership import own_host
-from pipeline.runner.target import embedding_options, timeouts
+from pipeline.runner.target import embedding_options, identity, timeouts
+from pipeline.runner.tuned import with_tunings
+from pipeline.runner.untold import report_untold
+from pipeline.runner.webhook import keep_delivering
 from pipeline.scheduler.clock import Clock
 from pipeline.scheduler.jobs import LoadedJobs, fingerprint, load_jobs, reload
 from pipeline.settings import LoadedSettings, Settings
@@ -52,7 +56,9 @@ UNKNOWN_LOAD = 60.0
 """Seconds that a model is taken to need to load that was never loaded here."""
 
 GPU_LOOK = 2.0
+ENGINE_LOOK = 5.0
 TEXTS_LOOK = 60.0
+DELIVERIES_LOOK = 60.0
 WATCHDOG_SECONDS = 20.0
 SHUTDOWN = 5.0
 RUN_GRACE = 15.0
@@ -107,8 +113,19 @@ async def _until_stopped(host: Host, edge: asyncio.Task[None], clock: Clock, url
     tasks = [
         asyncio.create_task(host.governor.govern(), name="governor"),
         asyncio.create_task(_watch_gpu(host), name="gpu"),
+        asyncio.create_task(_watch_engine(host), name="engine"),
         asyncio.create_task(_beat(), name="watchdog"),
         asyncio.create_task(_watch_texts(host), name="texts"),
+        asyncio.create_task(
+            keep_delivering(
+                host.store,
+                host.loaded.settings.report,
+                DELIVERIES_LOOK,
+                host.reported,
+                lambda: _report_untold(host),
+            ),
+            name="reports",
+        ),
         asyncio.create_task(host.jobs.watch(clock), name="jobs"),
         edge,
     ]
@@ -153,6 +170,14 @@ async def _build(
             )
             estimates[server.slot, server.device] = load.seconds_max
 
+    async def before_load(server: Served) -> None:
+        # What was measured while the daemon ran counts too.
+        file = slot_models[server.slot].file
+        if isinstance(server, ModelServer) and isinstance(server.options, EmbeddingOptions) and file is not None:
+            name = identity(file, settings.embedding.pooling)
+            with contextlib.suppress(NightshiftError):
+                server.use(await with_tunings(server.options, store, name, server.kind))
+
     def fresh(slot: Slot, device: Device) -> SlotServer:
         return make_server(
             slot_models[slot],
@@ -163,6 +188,7 @@ async def _build(
             registry=registry,
             timeouts=timeouts(settings),
             on_ready=on_ready,
+            before_load=before_load,
         )
 
     switcher = Switcher(
@@ -180,11 +206,16 @@ async def _build(
 
     jobs = JobFiles(settings.jobs_dir)
 
+    reported = asyncio.Event()
+
     def on_end(outcome: str, chunks: int) -> None:
+        reported.set()
         metrics.observe_run(outcome, utc_now())
         metrics.observe_chunks(chunks)
 
-    runs = Runs(settings, store, lambda: governor.wake(), clock=clock, on_end=on_end)
+    runs = Runs(
+        settings, store, lambda: governor.wake(), clock=clock, on_end=on_end, read_jobs=lambda: jobs.loaded.jobs
+    )
     governor = Governor(
         store=store,
         switcher=switcher,
@@ -213,6 +244,7 @@ async def _build(
         accelerator,
         jobs,
         utc_now(),
+        reported=reported,
     )
     return host, metrics
 
@@ -305,6 +337,13 @@ async def _end_run(runs: Runs) -> None:
     await runs.ended_within(RUN_GRACE)
 
 
+async def _report_untold(host: Host) -> None:
+    """A run that was cut off, or died with an earlier daemon, is reported now and not after the next one."""
+    settings = host.loaded.settings
+    timing = timing_of(settings, host.governor.hold)
+    await report_untold(host.store, settings, host.jobs.loaded.jobs, timing, utc_now())
+
+
 async def _watch_texts(host: Host) -> None:
     """Ask again for the texts that no run got to: those of an earlier daemon, or of a run that failed."""
     while True:
@@ -312,6 +351,13 @@ async def _watch_texts(host: Host) -> None:
             if (await host.texts.count())["queued"]:
                 host.texts.changed()
         await asyncio.sleep(TEXTS_LOOK)
+
+
+async def _watch_engine(host: Host) -> None:
+    """Look at the engine's counters often enough that little of them is lost with a server that dies."""
+    while True:
+        await host.engine.look(host.embedding_server())
+        await asyncio.sleep(ENGINE_LOOK)
 
 
 async def _watch_gpu(host: Host) -> None:

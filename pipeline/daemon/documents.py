@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.documents import DocumentState
+from pipeline.ingest.links import link_to
 from pipeline.store import overview
 from pipeline.store.database import Database
 from pipeline.store.retry import retry_documents
@@ -34,7 +35,10 @@ class StoredDocuments:
             return None
         whole = {f.name: getattr(view, f.name) for f in dataclasses.fields(view) if f.name not in ("line", "chunks")}
         return shapes.DocumentDetail.model_validate(
-            dataclasses.asdict(view.line) | whole | {"chunk_list": [dataclasses.asdict(c) for c in view.chunks]}
+            dataclasses.asdict(view.line)
+            | {"link": link_to(view.line.file, view.kind)}
+            | whole
+            | {"chunk_list": [dataclasses.asdict(c) for c in view.chunks]}
         )
 
     async def retry(self, document_ids: Sequence[int] | None, states: Sequence[DocumentState]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,7 +19,7 @@ from pipeline.core.errors import NightshiftError, SwitchDeferred, SwitchError
 from pipeline.core.modes import Mode, Slot
 from pipeline.core.schedule import Hold
 from pipeline.core.shift import Margins, Past, Shift, Situation, plan_shift
-from pipeline.daemon.runs import Runs
+from pipeline.daemon.runs import ActiveRun, Runs
 from pipeline.daemon.servers import SlotServer
 from pipeline.scheduler.jobs import LoadedJobs
 from pipeline.store import holds, jobs
@@ -38,6 +39,9 @@ RESTARTS_WITHIN = 600.0
 """Deaths further apart than this, in seconds, have nothing to do with each other."""
 
 DEFERRED = 10.0
+
+BLIND = 120.0
+"""Seconds past the time for a look after which a host that was not looked after is called broken."""
 
 RUN_GRACE = 5.0
 """Seconds over the reserve that a run has to end before a switch; then it is cut off."""
@@ -62,6 +66,7 @@ class Governor:
     on_death: Callable[[Slot], None] = lambda slot: None
     restarts: Sequence[float] = RESTARTS
     backoff: Sequence[float] = BACKOFF
+    blind: float = BLIND
     shift: Shift | None = None
     hold: Hold | None = None
     failed: dict[Slot, str] = field(default_factory=dict)
@@ -73,6 +78,7 @@ class Governor:
     _past: dict[str, Past] = field(default_factory=dict)
     _known: frozenset[str] = frozenset()
     _preparing: asyncio.Task[None] | None = None
+    _look_due: float = field(default_factory=time.monotonic)
 
     def wake(self) -> None:
         """Have it look at once."""
@@ -85,7 +91,10 @@ class Governor:
             try:
                 while True:
                     self._wake.clear()
+                    looked = self.shift
                     wait = await self._round()
+                    if self.shift is not looked:  # else the next look is overdue until there is one
+                        self._look_due = time.monotonic() + wait
                     try:
                         async with asyncio.timeout(wait):
                             await self._wake.wait()
@@ -100,6 +109,17 @@ class Governor:
     def finished(self) -> dict[str, dt.datetime]:
         """When each job's task was last completed, for whoever asks the schedule."""
         return {name: past.finished for name, past in self._past.items() if past.finished is not None}
+
+    @property
+    def broken(self) -> str | None:
+        """Why nobody looks after the host, as far as that is known; None where somebody does.
+
+        A database that does not answer is one reason, and what only a restart ends is another.
+        """
+        late = time.monotonic() - self._look_due
+        if late < self.blind or self.switcher.under_way is not None:
+            return None
+        return f"the host has not been looked after for {late:.0f} s: {self.problem or 'the daemon is stuck'}"
 
     async def set_hold(self, hold: Hold, who: str) -> None:
         """Keep a mode against the schedule, also over a restart."""
@@ -186,6 +206,10 @@ class Governor:
     async def _act(self, shift: Shift) -> bool:
         """Act; False where a switch that failed has to wait for its next try."""
         active = self.runs.active
+        if active is not None and active.reads_only:
+            if self._makes_room(active, shift):
+                active.stop.set()
+            active = None  # the mode is nothing to it
         ends = [at for at in (shift.stop_at, active.task.stop_at if active and active.task else None) if at is not None]
         if active is not None and ends and self.clock() >= min(ends):
             log.info("the run ends in time for the next mode", run=active.id, mode=shift.mode.value)
@@ -224,17 +248,33 @@ class Governor:
         server = self.switcher.servers.get(Slot.EMBEDDING)
         if server is None and Slot.EMBEDDING in self.failed:
             self.runs.refuse(f"the embedding slot failed: {self.failed[Slot.EMBEDDING]}")
-        if self.runs.active is not None or not isinstance(server, SlotServer):
+        if self.runs.active is not None:
             return
-        if shift.stop_at is not None and self.clock() >= shift.stop_at:
-            return
-        self.runs.start(server.model.embedder, shift.task)
+        in_time = shift.stop_at is None or self.clock() < shift.stop_at
+        if isinstance(server, SlotServer) and in_time:
+            self.runs.start(server.model.embedder, shift.task, server.device.value)
+        if not self._model_wanted(shift):
+            self.runs.start_reading(shift.reading)
+
+    def _makes_room(self, reading: ActiveRun, shift: Shift) -> bool:
+        """Whether a run that only reads has to end: for one with the model, or because its window is over."""
+        task = reading.task
+        if task is None:
+            return self._model_wanted(shift)
+        over = shift.reading is None or shift.reading.job.name != task.job.name or self.clock() >= task.stop_at
+        return over or self._model_wanted(shift)
+
+    def _model_wanted(self, shift: Shift) -> bool:
+        """Whether a run with the model is to begin, now or as soon as the mode is on."""
+        serving = Slot.EMBEDDING in self.switcher.servers
+        return shift.task is not None or self.runs.wanted_by_a_person or (serving and self.runs.texts_wait)
 
     async def _end_run_for(self, mode: Mode) -> None:
         """A run that the new mode has no embedding model for, or another one, ends before the switch."""
         wanted = self.switcher.placement(mode).get(Slot.EMBEDDING)
         server = self.switcher.servers.get(Slot.EMBEDDING)
-        if self.runs.active is not None and (server is None or wanted is not server.device):
+        active = self.runs.active
+        if active is not None and not active.reads_only and (server is None or wanted is not server.device):
             self.runs.stop()
             # What was promised to others goes before a batch that hangs: it is still queued in the database.
             await self.runs.ended_within(self.margins.reserve + RUN_GRACE)

@@ -10,30 +10,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import pipeline
 from pipeline.backends.accelerator import Accelerator, Reading
+from pipeline.backends.served import Served
 from pipeline.backends.server import BackendState
 from pipeline.core.errors import SwitchUnderWay, UsageError, WaitingFull
 from pipeline.core.modes import Mode, Slot, slots_of
 from pipeline.core.schedule import Hold, desired_mode, next_change, retry_after
+from pipeline.daemon.counters import EngineCounters
 from pipeline.daemon.documents import StoredDocuments
 from pipeline.daemon.governor import Governor
 from pipeline.daemon.runs import Runs
 from pipeline.daemon.servers import SlotModel, SlotServer
 from pipeline.daemon.texts import Texts
+from pipeline.ingest.links import link_to
+from pipeline.runner.forecast import make_plan, timing_of
+from pipeline.runner.looking import looking
+from pipeline.runner.places import look_at_paths
 from pipeline.runner.question import embed_question
 from pipeline.runner.target import identity
 from pipeline.scheduler.jobs import LoadedJobs
 from pipeline.scheduler.overview import overview as jobs_overview
 from pipeline.settings import LoadedSettings
-from pipeline.store import models, overview, runs, switches
+from pipeline.store import inventory, models, overview, reports, runs, switches
+from pipeline.store.absent import waiting_deletions
 from pipeline.store.database import Database
 from pipeline.store.models import StoredModel
-from pipeline.store.search import search
+from pipeline.store.search import search_active, search_documents
 from pipeline.switcher.admission import Admission
 from pipeline.switcher.switcher import Switcher
 from pipeline.web import shapes
-from pipeline.web.services import Services, Target
+from pipeline.web.services import EngineFigures, Services, Target
 from pipeline.web.uploads import UploadFolder
 
 SCHEDULE_AGE = 1.0
@@ -68,7 +78,9 @@ class Host:
     accelerator: Accelerator | None
     jobs: Any
     started_at: dt.datetime
+    reported: asyncio.Event = field(default_factory=asyncio.Event)
     gpu: Reading | None = None
+    engine: EngineCounters = field(default_factory=EngineCounters)
     _asked: dict[Slot, tuple[float, float | None]] = field(default_factory=dict)
     _since: tuple[Mode, dt.datetime] | None = None
     _questions: int = 0
@@ -84,19 +96,26 @@ class Host:
             retry_after=self._retry_after,
             models=self._models,
             host=self.state,
-            broken=lambda: None,
+            broken=lambda: self.governor.broken,
             config=self._config,
             jobs=self._jobs,
             progress=self.progress,
             counts=self._counts,
+            engine=self._engine,
             switch=self._switch,
             end_hold=self.governor.end_hold,
             runs=self._runs,
             start_run=self._start_run,
             stop_run=self._stop_run,
+            run_result=self.runs.results.get,
+            report=self._report,
+            plan=self._plan,
             switches=self._switches,
             documents=StoredDocuments(self.store, UploadFolder(self.loaded.settings.inbox)),
+            index_models=self._index_models,
+            use_model=self._use_model,
             search=self._search,
+            search_documents=self._search_documents,
             embed_text=self.texts.take,
             text_state=self.texts.state,
         )
@@ -156,7 +175,17 @@ class Host:
             seconds_left=progress.seconds_left(now),
             current=progress.current,
             failures=[shapes.FailedDocument(path=f.path, state=f.state, reason=f.reason) for f in progress.failures],
+            unsettled=list(progress.unsettled),
         )
+
+    def embedding_server(self) -> Served | None:
+        """The embedding slot's server, where there is one."""
+        server = self.switcher.servers.get(Slot.EMBEDDING)
+        return server.model if isinstance(server, SlotServer) else None
+
+    async def _engine(self) -> EngineFigures:
+        stats = await self.engine.look(self.embedding_server())
+        return EngineFigures(stats, self.engine.tokens_per_second)
 
     def _slot(self, slot: Slot) -> shapes.SlotState:
         model, server = self.slot_models.get(slot), self.switcher.servers.get(slot)
@@ -256,6 +285,7 @@ class Host:
             texts=await self.texts.count(),
             model=shapes.EmbeddingModel(name=model.name, dimension=model.dimension) if model else None,
             last_run=last[0] if last else None,
+            deletions=[shapes.WaitingDeletion.model_validate(one) for one in await self.store.read(waiting_deletions)],
         )
 
     async def _switch(self, mode: Mode, reason: str, hold: float | None) -> shapes.SwitchDone:
@@ -304,6 +334,7 @@ class Host:
                 started_at=run.started_at,
                 finished_at=run.finished_at,
                 job=run.job,
+                task=run.task,
                 sources=run.sources,
                 chunks_embedded=run.chunks_embedded,
                 error=run.error,
@@ -313,19 +344,28 @@ class Host:
         known = {run.run_id for run in written}
         return [*written, *(run for run in unwritten if run.run_id not in known)][: max(limit, 1)]
 
-    async def _start_run(self, paths: Sequence[str] | None) -> str:
+    async def _report(self, run_id: str | None) -> dict[str, Any] | None:
+        return await self.store.read(reports.find_report, run_id)
+
+    async def _plan(self) -> dict[str, Any]:
+        timing = timing_of(self.loaded.settings, self.governor.hold)
+        plan = await self.store.read(make_plan, self._loaded().jobs, self._now(), timing)
+        return plan.as_json()
+
+    async def _start_run(self, paths: Sequence[str] | None, confirm_deletions: bool, reads_only: bool) -> str:
         if Slot.EMBEDDING not in self.slot_models:
             raise UsageError(f"there is no embedding model: {self.unconfigured.get(Slot.EMBEDDING, 'none is set')}")
         named = None if paths is None else [Path(path) for path in paths]
         for path in named or []:
             if not path.is_absolute():
                 raise UsageError(f"{path}: an absolute path is wanted")
-            if not await asyncio.to_thread(path.exists):
-                raise UsageError(f"{path}: no such file or folder")
-        return self.runs.ask(named)
+        for seen in await look_at_paths(named or [], looking(self.loaded.settings).silence):
+            if seen.there == "nothing":
+                raise UsageError(f"{seen.path}: no such file or folder")
+        return self.runs.ask(named, confirm_deletions=confirm_deletions, reads_only=reads_only)
 
     async def _stop_run(self) -> bool:
-        self.runs.refuse("stopped before it began")
+        self.runs.refuse("stopped before it began", reading=True)
         return self.runs.stop(by_hand=True)
 
     async def _switches(self, limit: int) -> list[shapes.SwitchRow]:
@@ -348,25 +388,44 @@ class Host:
             for row in await self.store.read(switches.latest_switches, limit)
         ]
 
+    async def _index_models(self) -> list[shapes.IndexModel]:
+        known = await self.store.read(inventory.list_inventory)
+        return [shapes.IndexModel.model_validate(model) for model in known]
+
+    async def _use_model(self, name: str, anyway: bool) -> shapes.ModelUsed:
+        return shapes.ModelUsed.model_validate(await self.store.write(inventory.use_model, name, anyway=anyway))
+
+    async def _search_documents(self, text: str, k: int) -> shapes.DocumentResults:
+        model = await self.store.read(models.active_model)
+        if model is None:
+            return shapes.DocumentResults(query=text, model=None, results=[])
+        vector = await self._embed_question(model, text)
+        hits = await self.store.read(search_documents, vector, model.id, k)
+        if hits is None:  # search moved to another model while the question was embedded
+            return await self._search_documents(text, k)
+        found = [
+            shapes.DocumentHit(
+                rank=rank,
+                score=hit.score,
+                file=hit.file,
+                also=hit.also,
+                link=link_to(hit.file, hit.kind, None),
+                title=hit.title,
+                pages=hit.page_count,
+                method=hit.method,
+            )
+            for rank, hit in enumerate(hits, start=1)
+        ]
+        return shapes.DocumentResults(query=text, model=model.name, results=found)
+
     async def _search(self, text: str, k: int) -> shapes.SearchResults:
         model = await self.store.read(models.active_model)
         if model is None:
             return shapes.SearchResults(query=text, model=None, results=[])
-        server = self.switcher.servers.get(Slot.EMBEDDING)
-        mine = self.slot_models.get(Slot.EMBEDDING)
-        if isinstance(server, SlotServer) and server.model.alive and mine and self._is(mine, model):
-            vector = (await server.model.embedder.embed([text]))[0]
-        else:
-            # The GPU is the language model's now: a small server on the processor answers this one question.
-            if self._questions >= MOST_QUESTIONS:
-                raise WaitingFull(Slot.EMBEDDING.value, MOST_QUESTIONS)
-            self._questions += 1
-            try:
-                async with self._asking:
-                    vector = await embed_question(self.loaded.settings, model, text, on_gpu=False)
-            finally:
-                self._questions -= 1
-        hits = await self.store.read(search, vector, model.id, k)
+        vector = await self._embed_question(model, text)
+        hits = await self.store.read(search_active, vector, model.id, k)
+        if hits is None:  # search moved to another model while the question was embedded
+            return await self._search(text, k)
         return shapes.SearchResults(
             query=text,
             model=model.name,
@@ -376,14 +435,33 @@ class Host:
                     score=hit.score,
                     file=hit.file,
                     also=hit.also,
+                    link=link_to(hit.file, hit.kind, hit.page_first),
                     title=hit.title,
                     pages=None if hit.page_first is None else (hit.page_first, hit.page_last or hit.page_first),
                     heading=" > ".join(hit.headings) or None,
+                    table_header=hit.prefix or None,
                     text=hit.text,
                 )
                 for rank, hit in enumerate(hits, start=1)
             ],
         )
+
+    async def _embed_question(self, model: StoredModel, text: str) -> NDArray[np.float32]:
+        """The vector of a question by the model that search uses, whatever the settings name."""
+        server = self.switcher.servers.get(Slot.EMBEDDING)
+        mine = self.slot_models.get(Slot.EMBEDDING)
+        if isinstance(server, SlotServer) and server.model.alive and mine and self._is(mine, model):
+            vectors: NDArray[np.float32] = await server.model.embedder.embed([text])
+            return np.asarray(vectors[0], np.float32)
+        # The GPU is the language model's now: a small server on the processor answers this one question.
+        if self._questions >= MOST_QUESTIONS:
+            raise WaitingFull(Slot.EMBEDDING.value, MOST_QUESTIONS)
+        self._questions += 1
+        try:
+            async with self._asking:
+                return await embed_question(self.loaded.settings, model, text, on_gpu=False)
+        finally:
+            self._questions -= 1
 
     def _next_change(self, now: dt.datetime) -> dt.datetime | None:
         jobs, hold, default = self._loaded().jobs, self.governor.hold, self.governor.default

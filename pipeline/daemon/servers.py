@@ -10,7 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.backends.client import Timeouts
-from pipeline.backends.launch import BackendKind, Gpu, Options, Programs, choose_backend
+from pipeline.backends.launch import (
+    BackendKind,
+    Gpu,
+    Options,
+    Programs,
+    choose_backend,
+    sentence_transformers_installed,
+)
 from pipeline.backends.models import ModelFile
 from pipeline.backends.orphans import ChildRegistry
 from pipeline.backends.remote import RemoteServer
@@ -40,11 +47,20 @@ class SlotModel:
 
 
 class SlotServer:
-    """A server as the switcher sees it: `start` is over when its process runs, `ready` when it serves."""
+    """A server as the switcher sees it: `start` is over when its process runs, `ready` when it serves.
 
-    def __init__(self, model: Served, on_ready: Callable[[Served], Awaitable[None]]) -> None:
+    before_load: awaited before a process may be started for it.
+    """
+
+    def __init__(
+        self,
+        model: Served,
+        on_ready: Callable[[Served], Awaitable[None]],
+        before_load: Callable[[Served], Awaitable[None]],
+    ) -> None:
         self.model = model
         self._on_ready = on_ready
+        self._before_load = before_load
 
     @property
     def slot(self) -> Slot:
@@ -71,10 +87,12 @@ class SlotServer:
 
     async def prepare(self) -> None:
         """Page cache, and the child up to before it takes the device."""
+        await self._before_load(self.model)
         await self.model.prepare()
 
     async def start(self) -> None:
         """Until its process runs."""
+        await self._before_load(self.model)
         await self.model.launch()
 
     async def ready(self) -> None:
@@ -107,6 +125,7 @@ def kind_of(slot: Slot, asked: str, file: ModelFile, gpu: Gpu, programs: Program
         model_is_directory=file.kind == "directory",
         llama_server=programs.llama_server,
         vllm=shutil.which("vllm") is not None,
+        sentence_transformers=sentence_transformers_installed(),
     )
 
 
@@ -120,14 +139,15 @@ def make_server(
     registry: ChildRegistry,
     timeouts: Timeouts,
     on_ready: Callable[[Served], Awaitable[None]],
+    before_load: Callable[[Served], Awaitable[None]],
 ) -> SlotServer:
-    """A fresh server for a slot's model on a device."""
+    """A fresh server for a slot's model on a device; the callables are those of `SlotServer`."""
     if model.file is None or model.kind == "remote":
         remote = RemoteServer(
             model.slot, model.url, model.name, api_key=model.api_key, gzip=model.gzip, timeouts=timeouts
         )
         remote.device = device  # wherever it computes, it fills the place that the mode gives it
-        return SlotServer(remote, on_ready)
+        return SlotServer(remote, on_ready, before_load)
     server = ModelServer(
         model.slot,
         device,
@@ -140,4 +160,4 @@ def make_server(
         registry=registry,
         timeouts=timeouts,
     )
-    return SlotServer(server, on_ready)
+    return SlotServer(server, on_ready, before_load)

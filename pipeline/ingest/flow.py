@@ -20,7 +20,7 @@ from pipeline.ingest.work import Work
 
 
 async def ingest(work: Work) -> None:
-    """Do the work until it is done or `work.stop` is set.
+    """Do the work until it is done or `work.stop` is set. Without an embedder it is done when all is read.
 
     A stop lets the batches in flight be stored; documents that are being read are put back.
 
@@ -32,9 +32,9 @@ async def ingest(work: Work) -> None:
             stages.create_task(discover(work), name="discover"),
             stages.create_task(extract(work), name="extract"),
         ]
-        embedding = stages.create_task(embed(work), name="embed")
+        embedding = None if work.embedder is None else stages.create_task(embed(work, work.embedder), name="embed")
         stopping = stages.create_task(_stop_reading(work, reading), name="stop")
-        await asyncio.wait([embedding])
+        await asyncio.wait(reading if embedding is None else [embedding])
         stopping.cancel()
     work.progress.phase = "finishing"
 

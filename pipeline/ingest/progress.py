@@ -6,6 +6,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from pipeline.core.causes import Causes
+from pipeline.ingest.meter import Meter
+
 Phase = Literal["scanning", "working", "finishing"]
 
 FAILURES_KEPT = 20
@@ -41,10 +44,13 @@ class Progress:
     documents_done: those whose vectors are all stored.
     documents_failed: those that ended empty, encrypted or failed.
     chunks_done: chunks embedded in this run, of `chunks_total` known so far.
+    chunks_reused: chunks that had a vector from before; they are not among those.
     current: the document last opened; empty once all are read.
     failures: the last few.
     resumed: an earlier run did a part of the documents, so that the counters here are of what was left.
     changes: what the folders held, compared with what was known.
+    causes: all failures of this run, by their cause. meter: what it measured.
+    unsettled: files that are still being written to, which a later run reads.
     """
 
     started_monotonic: float
@@ -55,16 +61,21 @@ class Progress:
     documents_failed: int = 0
     chunks_total: int = 0
     chunks_done: int = 0
+    chunks_reused: int = 0
     current: str = ""
     failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=FAILURES_KEPT))
     resumed: bool = False
     changes: Changed = field(default_factory=Changed)
+    causes: Causes = field(default_factory=Causes)
+    meter: Meter = field(default_factory=Meter)
+    unsettled: list[str] = field(default_factory=list)
     _marks: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def document_read(self, chunks: int) -> None:
-        """A document was cut into so many chunks, all of them yet to be embedded."""
+    def document_read(self, chunks: int, *, reused: int = 0) -> None:
+        """A document was cut into so many chunks that are yet to be embedded, and `reused` others."""
         self.documents_read += 1
         self.chunks_total += chunks
+        self.chunks_reused += reused
 
     def document_failed(self, path: str, state: str, reason: str, *, was_read: bool = False) -> None:
         """A document ended without being embedded; `was_read` where its chunks had been counted."""
@@ -73,6 +84,14 @@ class Progress:
         if self.current == path:
             self.current = ""
         self.failures.append(Failure(path, state, reason))
+        self.causes.add(path, state, reason)
+
+    def document_retried(self, path: str) -> None:
+        """A document that had failed is tried once more."""
+        self.documents_read -= 1
+        self.documents_failed -= 1
+        for failure in [failure for failure in self.failures if failure.path == path]:
+            self.failures.remove(failure)
 
     def document_done(self) -> None:
         """A document's last vector was stored."""

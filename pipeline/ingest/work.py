@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.core.errors import SourceError
+from pipeline.core.globs import PathFilter
 from pipeline.ingest.embedding import Embedder
+from pipeline.ingest.pace import Pace
 from pipeline.ingest.pool import ExtractionPool
 from pipeline.ingest.progress import Progress
 from pipeline.store.database import Database
 from pipeline.store.models import Target
+from pipeline.store.queue import Order
 from pipeline.store.scopes import Scope
 
 
@@ -41,20 +44,24 @@ class Bell:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to look for documents: a source, and the folder or file in it (empty: all of it)."""
+    """Where to look for documents: a source, and the folder or file in it (empty: all of it).
+
+    priority: what is found here goes before what has a higher number.
+    """
 
     source_id: int
     root: str
     folder: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What may be in memory or under way at once.
 
-    look_ahead: chunks sorted by length before they are sent.
-    request_chunks: chunks in one request, and so in one transaction.
-    requests_in_flight: requests sent before the first is answered.
+    look_ahead, look_ahead_tokens: chunks, and tokens of all that is read ahead, sorted by length before it is sent.
+    request_chunks, request_tokens: chunks in one request, and their tokens; a longer chunk goes by itself.
+    requests_in_flight: requests sent before the first is answered, and answers that wait to be stored.
     queued_chunks: chunks that wait for a vector before reading pauses: what was read longest ago only grows stale.
     """
 
@@ -62,6 +69,26 @@ class Limits:
     request_chunks: int = 64
     requests_in_flight: int = 3
     queued_chunks: int = 16_384
+    look_ahead_tokens: int = 262_144
+    request_tokens: int = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """How folders are looked at.
+
+    wanted: which files. settle: seconds that a file must have been left alone before it is read. silence: seconds
+    without any answer from a folder before it counts as away.
+    """
+
+    wanted: PathFilter = field(default_factory=PathFilter)
+    settle: float = 0.0
+    silence: float = 60.0
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a run with nothing else to do waits for files that are written to."""
+        return max(1.0, 3 * self.settle)
 
 
 @dataclass(slots=True)
@@ -70,7 +97,12 @@ class Work:
 
     scopes: the documents that this run may touch; None for every one in the database.
     confirm_deletions: a person said that many documents may be gone.
+    embedder: None to read only, and leave the vectors to another run.
+    order: of what waits with the same priority. pace: what may still begin.
     errors: sources that could not be trusted; nothing of them was deleted.
+    passwords_tried: what says of an encrypted document that this run's passwords were tried (`ingest.passwords`).
+    postponed: contents that this run left for later, and may yet come back to.
+    silent: roots of sources that gave no answer; nothing of them is waited for again.
     """
 
     run_id: str
@@ -79,15 +111,26 @@ class Work:
     scopes: Sequence[Scope] | None
     target: Target
     pool: ExtractionPool
-    embedder: Embedder
+    embedder: Embedder | None
     progress: Progress
     stop: asyncio.Event
     limits: Limits = field(default_factory=Limits)
     confirm_deletions: bool = False
+    order: Order = "newest"
+    pace: Pace = field(default_factory=lambda: Pace(None, utc_now))
+    looking: Looking = field(default_factory=Looking)
+    passwords_tried: str | None = None
+    postponed: set[int] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
     to_extract: Bell = field(default_factory=Bell)
     to_embed: Bell = field(default_factory=Bell)
     embedded: Bell = field(default_factory=Bell)
     errors: list[SourceError] = field(default_factory=list)
+
+    def wake_readers(self) -> None:
+        """There is something to read, or something that an earlier run read and that waits for its vectors."""
+        self.to_extract.ring()
+        self.to_embed.ring()
 
 
 def utc_now() -> dt.datetime:

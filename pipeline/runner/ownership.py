@@ -14,12 +14,14 @@ from typing import Literal
 from pipeline.core.errors import HostBusy
 from pipeline.ingest.work import utc_now
 
+HOST, PAUSED = "owner.lock", "paused.lock"
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Who works on this host's data folder. url: where a daemon listens."""
 
-    kind: Literal["daemon", "run-now"]
+    kind: Literal["daemon", "run-now", "tune"]
     pid: int
     since: str
     url: str | None = None
@@ -29,22 +31,25 @@ class Owner:
 
 
 @contextmanager
-def own_host(data_dir: Path, kind: Literal["daemon", "run-now"]) -> Iterator[Callable[[str], None]]:
+def own_host(
+    data_dir: Path, kind: Literal["daemon", "run-now", "tune"], lock: str = HOST
+) -> Iterator[Callable[[str], None]]:
     """Hold the host's lock for as long as the block runs. The kernel lets go of it however the process ends.
 
-    Gives a function that tells others the URL at which the owner listens.
+    Gives a function that tells others the URL at which the owner listens. lock: `PAUSED` for whoever has the host
+    from a daemon that is idle for it.
 
     Raises:
         HostBusy: somebody else holds it.
     """
     folder = data_dir / "run"
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(folder / lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise HostBusy(str(owner_of(data_dir) or "another process")) from error
+            raise HostBusy(str(owner_of(data_dir, lock) or "another process")) from error
         since = f"{utc_now():%Y-%m-%d %H:%M} UTC"
 
         def tell(url: str | None) -> None:
@@ -60,10 +65,10 @@ def own_host(data_dir: Path, kind: Literal["daemon", "run-now"]) -> Iterator[Cal
         os.close(descriptor)
 
 
-def owner_of(data_dir: Path) -> Owner | None:
+def owner_of(data_dir: Path, lock: str = HOST) -> Owner | None:
     """Who holds the host's lock now, or None."""
     try:
-        with (data_dir / "run" / "owner.lock").open("rb") as file:
+        with (data_dir / "run" / lock).open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -5,39 +5,80 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy.orm import Session
 
 from pipeline.core.errors import UsageError
-from pipeline.ingest.files import KINDS, kind_of
+from pipeline.core.globs import PathFilter
+from pipeline.core.kinds import KINDS, is_passed_over, kind_of_name
 from pipeline.ingest.names import stored_name
+from pipeline.ingest.watched import Silent, watched
 from pipeline.ingest.work import Place, utc_now
 from pipeline.store import library
 from pipeline.store.scopes import Scope
 
 
-def check_paths(session: Session, paths: Sequence[Path]) -> None:
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A path that somebody named, and what there is.
+
+    full: absolute, without links, as it is stored. there: `silent` where the disk or the share did not answer.
+    """
+
+    path: Path
+    full: str
+    there: Literal["folder", "file", "nothing", "silent"]
+
+
+async def look_at_paths(paths: Sequence[Path], silence: float) -> list[Named]:
+    """Look what there is. silence: seconds without an answer after which a path is left alone."""
+    return [await _watched_look(path, silence) for path in paths]
+
+
+async def _watched_look(path: Path, silence: float) -> Named:
+    try:
+        return await watched(lambda _: _look_at(path), silence)
+    except Silent:
+        asks_no_disk = os.path.abspath(path)  # noqa: PTH100, ASYNC240
+        return Named(path, stored_name(asks_no_disk), "silent")
+
+
+def _look_at(path: Path) -> Named:
+    full = stored_name(os.path.realpath(path))
+    return Named(path, full, "folder" if path.is_dir() else "file" if path.exists() else "nothing")
+
+
+def check_paths(session: Session, paths: Sequence[Named], wanted: PathFilter | None = None) -> None:
     """Look whether `paths` can be ingested, and change nothing.
 
     Raises:
-        UsageError: as `find_places`.
+        UsageError: as `find_places`, or `wanted` keeps a path out.
     """
-    for path in paths:
-        _root_and_folder(session, path)
+    for named in paths:
+        _, folder = _root_and_folder(session, named)
+        if wanted is None or not folder:
+            continue
+        is_wanted = wanted.wants(folder) if named.there == "file" else wanted.wants_below(folder)
+        if not is_wanted:
+            raise UsageError(
+                f"{named.path}: kept out by sources.include and sources.exclude; see `python -m pipeline config`"
+            )
 
 
-def find_places(session: Session, paths: Sequence[Path]) -> list[Place]:
+def find_places(session: Session, paths: Sequence[Named]) -> list[Place]:
     """The places that `paths` mean: inside a known source where there is one, else a new source.
 
-    A path that is gone but was known is a place all the same: the scan says what is wrong with it.
+    A path that is gone or silent but was known is a place all the same: the scan says what is wrong with it.
 
     Raises:
         UsageError: there is no such path, or it is a file of another kind.
     """
     places: dict[tuple[str, str], Place] = {}
-    for path in paths:
-        root, folder = _root_and_folder(session, path)
+    for named in paths:
+        root, folder = _root_and_folder(session, named)
         source_id = library.ensure_source(session, root, utc_now())
         places[root, folder] = Place(source_id, root, folder)
     # A source that was found inside a later one is a part of that now.
@@ -45,22 +86,23 @@ def find_places(session: Session, paths: Sequence[Path]) -> list[Place]:
     return [place for place in places.values() if place.root in known]
 
 
-def _root_and_folder(session: Session, path: Path) -> tuple[str, str]:
-    full = stored_name(os.path.realpath(path))
+def _root_and_folder(session: Session, named: Named) -> tuple[str, str]:
+    path, full = named.path, named.full
     known = library.sources(session)
-    is_folder = path.is_dir()
-    if not is_folder and full not in known:
-        if not path.exists():
-            raise UsageError(f"{path}: {_absent(session, known, full)}")
-        if path.name.startswith((".", "~$")):
+    root = library.enclosing_source(known, full)
+    if named.there == "silent" and root is None:
+        raise UsageError(f"{path}: its disk or its share gives no answer")
+    if named.there == "nothing" and full not in known:
+        raise UsageError(f"{path}: {_absent(session, known, full)}")
+    if named.there == "file" and full not in known:
+        if is_passed_over(path.name):
             why = "hidden files" if path.name.startswith(".") else "Word's lock files"
             raise UsageError(f"{path}: {why} are passed over: give it another name")
-        if kind_of(path.name) is None:
+        if kind_of_name(path.name) is None:
             kinds = " or ".join(KINDS)
             raise UsageError(f"{path}: not a document that can be read; its name should end in {kinds}")
-    root = library.enclosing_source(known, full)
     if root is None:
-        return (full, "") if is_folder else (os.path.dirname(full), os.path.basename(full))  # noqa: PTH119, PTH120
+        return (full, "") if named.there == "folder" else (os.path.dirname(full), os.path.basename(full))  # noqa: PTH119, PTH120
     return root, full.removeprefix(root).lstrip("/")
 
 
@@ -73,6 +115,6 @@ def _absent(session: Session, known: dict[str, int], full: str) -> str:
             "no such file or folder, but it is still in the index; if it is gone for good: "
             f"`python -m pipeline documents forget {shlex.quote(full)}`"
         )
-    if kind_of(os.path.basename(full)):  # noqa: PTH119
+    if kind_of_name(os.path.basename(full)):  # noqa: PTH119
         return "no such file"
     return "no such file or folder: make it and put documents there, or name a PATH"

@@ -18,11 +18,17 @@ class RunReport:
 
     documents, chunks: as `status` counts them, for the documents that the run was about.
     chunks_embedded: the vectors that this run stored, in `seconds` of wall time.
+    chunks_reused: chunks that this run read, and that had a vector from an earlier version of their document.
     failing: documents that could not be embedded, each with its reason; those of this run first.
     failed_now: how many documents failed in this very run.
     errors: what went wrong beyond single documents; the outcome is then `failed`.
+    out_of_time: something was left because it could not have been finished before the run had to end.
+    reads_only: it left the vectors to another run. documents_read, pages_read: by this run.
     waiting_elsewhere: documents that wait, but were not this run's.
     changes: what the folders held, compared with what was known.
+    unsettled: files that were still being written to, and are left for a later run.
+    not_looked_at: folders that are known, of a run that was to look at no particular ones.
+    engine: what the engine counted of this run, as `counting.Counted.as_json` says; None where nothing is known.
     model: the one that this run embedded with. searched_with: the one that search uses.
     """
 
@@ -34,11 +40,19 @@ class RunReport:
     seconds: float
     failing: Sequence[DocumentLine]
     errors: Sequence[str]
+    chunks_reused: int = 0
+    out_of_time: bool = False
+    reads_only: bool = False
+    documents_read: int = 0
+    pages_read: int = 0
     waiting_elsewhere: int = 0
     failed_now: int = 0
     changes: Changed = field(default_factory=Changed)
+    unsettled: Sequence[str] = ()
+    not_looked_at: Sequence[str] = ()
     model: ModelLine | None = None
     searched_with: ModelLine | None = None
+    engine: Mapping[str, Any] | None = None
 
     @property
     def chunks_per_second(self) -> float:
@@ -53,6 +67,9 @@ class RunReport:
             "documents": dict(self.documents),
             "chunks": dict(self.chunks),
             "chunks_embedded": self.chunks_embedded,
+            "chunks_reused": self.chunks_reused,
+            "documents_read": self.documents_read,
+            "pages_read": self.pages_read,
             "seconds": round(self.seconds, 3),
             "chunks_per_second": round(self.chunks_per_second, 2),
             "changes": asdict(self.changes),
@@ -60,9 +77,12 @@ class RunReport:
                 {"file": line.file, "state": line.state.value, "reason": line.reason, "searched": line.searched}
                 for line in self.failing
             ],
+            "unsettled": list(self.unsettled),
+            "not_looked_at": list(self.not_looked_at),
             "errors": list(self.errors),
             "waiting_elsewhere": self.waiting_elsewhere,
             "model": asdict(self.model) if self.model else None,
+            "engine": dict(self.engine) if self.engine else None,
         }
 
 

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
+import datetime as dt
 import secrets
-import socket
-import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import psutil
 import structlog
 
 from pipeline.backends.embedding import EmbeddingBackend
-from pipeline.core.errors import NightshiftError
+from pipeline.backends.launch import own_kind
+from pipeline.core.errors import BackendDied, NightshiftError, StoreError
+from pipeline.core.modes import Device
+from pipeline.core.schedule import Job
 from pipeline.core.shift import Task
 from pipeline.ingest.embedding import Embedder
 from pipeline.ingest.flow import ingest
-from pipeline.ingest.names import stored_name
+from pipeline.ingest.pace import Pace
+from pipeline.ingest.passwords import mark_of
 from pipeline.ingest.pool import ExtractionPool
 from pipeline.ingest.progress import Progress
+from pipeline.ingest.tesseract import Ocr
 from pipeline.ingest.work import Limits, Place, Work, utc_now
-from pipeline.runner.places import check_paths, find_places
+from pipeline.runner.counting import engine_counted
+from pipeline.runner.ending import Ending
+from pipeline.runner.forecast import Timing, bytes_a_page, samples
+from pipeline.runner.lease import hold_lease
+from pipeline.runner.looking import looking, passwords
+from pipeline.runner.places import check_paths, find_places, look_at_paths
 from pipeline.runner.report import Outcome, RunReport, newest_first
-from pipeline.runner.target import Aim, embedding_options, take_aim, timeouts
+from pipeline.runner.target import Aim, embedding_options, longest_document, ocr_wanted, take_aim, timeouts
+from pipeline.runner.tuned import with_tunings
+from pipeline.runner.webhook import deliver_due
 from pipeline.settings import Settings
-from pipeline.store import models, overview, queue, runs
+from pipeline.store import models, overview, queue, retry
 from pipeline.store.database import Database
-from pipeline.store.runs import HEARTBEAT, Process
 from pipeline.store.scopes import Scope
 
 log = structlog.get_logger(__name__)
+
+READING_WORKERS = 1
+READING_NICE = 19
+"""Of a run that only reads: it goes on beside whatever the host is there for."""
+
+DELIVERY_SECONDS = 15.0
 
 FAILING_LISTED = 1000
 """Documents named in a report; an archive may hold more bad files than anybody reads."""
@@ -53,6 +68,10 @@ class Run:
     stop: a stop lets the batches in flight be stored.
     task: the job's that this run does, None for one by hand.
     confirm_deletions: a person said that many documents may be gone.
+    reads_only: documents are read and cut, and nothing is embedded.
+    device: where the embedder computes, `gpu` or `cpu`; None is not known, or not yet.
+    jobs: the schedule, for the forecast in the report. clock: by which the task has to end.
+    timing: what a change of mode takes.
     """
 
     settings: Settings
@@ -64,6 +83,11 @@ class Run:
     id: str = field(default_factory=new_run_id)
     task: Task | None = None
     confirm_deletions: bool = False
+    reads_only: bool = False
+    device: str | None = None
+    jobs: Sequence[Job] | None = None
+    clock: Callable[[], dt.datetime] = utc_now
+    timing: Timing = field(default_factory=Timing)
 
 
 async def run_now(
@@ -73,12 +97,26 @@ async def run_now(
     stop: asyncio.Event,
     *,
     confirm_deletions: bool = False,
+    reads_only: bool = False,
+    jobs: Sequence[Job] | None = None,
 ) -> RunReport:
-    """A run by hand, with a database and a model server of its own. Raises as `carry_out`."""
+    """A run by hand, with a database and a model server of its own; its report is delivered. Raises as `carry_out`."""
     store = await asyncio.to_thread(Database.open, settings.database_url)
     try:
-        run = Run(settings, store, paths, progress, stop, confirm_deletions=confirm_deletions)
-        return await carry_out(run)
+        run = Run(
+            settings,
+            store,
+            paths,
+            progress,
+            stop,
+            confirm_deletions=confirm_deletions,
+            reads_only=reads_only,
+            jobs=jobs,
+        )
+        try:
+            return await carry_out(run)
+        finally:
+            await _deliver(run)
     finally:
         await asyncio.to_thread(store.close)
 
@@ -92,38 +130,72 @@ async def carry_out(run: Run) -> RunReport:
     Raises:
         UsageError: a path is not there. Nothing was done.
         StoreError: the database cannot be used, or another run is at work on it.
-        ModelError, SettingsError: the model cannot be used as it is set.
+        ModelError, SettingsError: the model, the file of passwords, or OCR cannot be used as it is set.
     """
-    began = time.monotonic()
     store = run.store
     paths = run.paths or [run.settings.inbox]
-    await store.read(check_paths, paths)
-    async with _lease(run, paths) as errors:
+    known_passwords = await asyncio.to_thread(passwords, run.settings)
+    ocr = await ocr_wanted(run.settings)
+    # Before any transaction: what asks a disk may wait.
+    named = await look_at_paths(paths, looking(run.settings).silence)
+    await store.read(check_paths, named, looking(run.settings).wanted)
+    ending = Ending(
+        run.id,
+        run.settings,
+        run.progress,
+        task="extract" if run.reads_only else "ingest",
+        job=run.task.job.name if run.task else None,
+        sources=[str(path) for path in paths],
+        jobs=run.jobs,
+        timing=run.timing,
+        device=lambda: run.device,
+    )
+    errors: list[str] = []
+    async with hold_lease(store, run.id, paths, run.task, ending, run.stop):
         # Under the lease: to note a source may take others in, which a run at work relies on.
-        places = await store.write(find_places, paths)
+        found = await store.write(find_places, named)
+        places = [replace(place, priority=number) for number, place in enumerate(found)]
         scopes = None if run.paths is None else [Scope(place.source_id, place.folder) for place in places]
         aim = await take_aim(run.settings, store)
+        ending.fingerprint, ending.model = aim.model.fingerprint, aim.model.name
+        if scopes is not None:
+            await store.write(queue.prioritise, scopes)
+        pace = await _pace(run)
         try:
-            await _ingest(run, places, scopes, aim, errors)
+            await _ingest(run, places, scopes, aim, pace, ending, errors, known_passwords, ocr)
         except* NightshiftError as group:
             errors += [str(error) for error in _leaves(group)]
-        outcome: Outcome = "failed" if errors else "stopped" if run.stop.is_set() else "complete"
-        if outcome == "complete" and await store.write(models.activate_when_complete, aim.target):
+        stopped = run.stop.is_set() or pace.passed_over
+        outcome: Outcome = "failed" if errors else "stopped" if stopped else "complete"
+        # Also of a run that failed, because a source that is away or a deletion that waits may be so for weeks.
+        if not run.reads_only and await store.write(models.activate_when_complete, aim.target):
             log.info("search has moved over to the new model", model=aim.model.name)
-        await store.write(runs.finish_run, run.id, outcome, "; ".join(errors) or None, utc_now())
-        return await _report(run, outcome, scopes, aim, errors, time.monotonic() - began)
+        await ending.end(store, outcome, errors)
+        report = await _report(run, outcome, places, scopes, aim, errors, ending.seconds)
+        return replace(report, out_of_time=pace.passed_over, reads_only=run.reads_only, engine=ending.engine.as_json())
 
 
 async def _ingest(
-    run: Run, places: Sequence[Place], scopes: Sequence[Scope] | None, aim: Aim, errors: list[str]
+    run: Run,
+    places: Sequence[Place],
+    scopes: Sequence[Scope] | None,
+    aim: Aim,
+    pace: Pace,
+    ending: Ending,
+    errors: list[str],
+    known_passwords: Sequence[str],
+    ocr: Ocr | None,
 ) -> None:
-    settings = run.settings
+    settings, job = run.settings, run.task.job if run.task else None
+    marks = await run.store.read(retry.tried_passwords, scopes, aim.target)
+    mark = await asyncio.to_thread(mark_of, known_passwords, [known for known in marks if known])
     async with AsyncExitStack() as opened:
         embedder = run.embedder
-        if embedder is None:
+        if embedder is None and not run.reads_only:
             # Not entered: that would start it, and a run without work needs none.
             options = embedding_options(settings, str(aim.file.path))
-            embedder = EmbeddingBackend(
+            options = await with_tunings(options, run.store, aim.model.fingerprint, own_kind(aim.file))
+            embedder = own = EmbeddingBackend(
                 options,
                 aim.file,
                 settings.data_dir / "logs",
@@ -131,20 +203,32 @@ async def _ingest(
                 # By then nothing is in flight, and a process that is gone at once is as clean as one that says goodbye.
                 stop_grace=0.0,
             )
-            opened.push_async_callback(embedder.stop)
+            opened.push_async_callback(own.stop)
+            ending.device = lambda: _device_of(own)
         pool = await opened.enter_async_context(
             ExtractionPool(
-                settings.extract.workers,
+                pace.workers,
                 model_path=aim.file.path,
                 limit=settings.chunk.tokens,
                 overlap=settings.chunk.overlap,
                 pdf_engine=settings.extract.pdf_engine,
                 timeout_s=settings.extract.timeout,
+                timeout_per_page_s=settings.extract.page_timeout,
                 memory_limit_bytes=settings.extract.memory_mib << 20,
-                nice=settings.extract.nice,
+                nice=_first(job.nice if job else None, READING_NICE if run.reads_only else settings.extract.nice),
+                passwords=known_passwords,
+                document_tokens=longest_document(settings),
+                late_chunking=settings.embedding.late_chunking,
+                ocr=ocr,
             )
         )
-        limits = Limits(settings.run.look_ahead, settings.run.request_chunks, settings.run.requests_in_flight)
+        limits = Limits(
+            settings.run.look_ahead,
+            settings.run.request_chunks,
+            settings.run.requests_in_flight,
+            look_ahead_tokens=settings.run.look_ahead_tokens,
+            request_tokens=settings.run.request_tokens,
+        )
         work = Work(
             run.id,
             run.store,
@@ -152,71 +236,49 @@ async def _ingest(
             scopes,
             aim.target,
             pool,
-            embedder,
+            None if run.reads_only else embedder,
             run.progress,
             run.stop,
             limits,
             run.confirm_deletions,
+            order=(job.order if job else None) or settings.run.order,
+            pace=pace,
+            looking=looking(settings),
+            passwords_tried=mark,
         )
         try:
-            await ingest(work)
+            async with engine_counted(embedder) as ending.engine:
+                await ingest(work)
         finally:
             errors += [str(error) for error in work.errors]
 
 
-@asynccontextmanager
-async def _lease(run: Run, paths: Sequence[Path]) -> AsyncIterator[list[str]]:
-    """Hold the database for this run, with a heartbeat. What ends it early is written into its row.
-
-    Yields a list for what goes wrong beyond single documents.
-    """
-    store, task = run.store, run.task
-    me = Process(socket.gethostname(), os.getpid(), psutil.Process().create_time())
-    dead = await store.write(
-        runs.start_run,
-        run.id,
-        me,
-        _names(paths),
-        utc_now(),
-        is_alive,
-        job=task.job.name if task else None,
-        window=task.window if task else None,
-        stop_at=task.stop_at if task else None,
-    )
-    for earlier in dead:
-        seen = f"{earlier.heartbeat_at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
-        log.warning("an earlier run died; what it left is taken up", run=earlier.id, last_seen=seen)
-    beating = asyncio.create_task(_beat(store, run.id), name="heartbeat")
-    try:
-        yield []
-    except BaseException as error:
-        reason = str(error) if isinstance(error, NightshiftError) else repr(error)
-        state = "stopped" if isinstance(error, asyncio.CancelledError | KeyboardInterrupt) else "failed"
-        await store.write(runs.finish_run, run.id, state, reason, utc_now())
-        raise
-    finally:
-        beating.cancel()
+async def _pace(run: Run) -> Pace:
+    """What may still be begun: all of it where the run need not end, else what the plan says."""
+    job = run.task.job if run.task else None
+    workers = _first(job.workers if job else None, READING_WORKERS if run.reads_only else run.settings.extract.workers)
+    if run.task is None:
+        return Pace(None, run.clock, workers=workers)
+    earlier = await run.store.read(samples, run.device)
+    sizes = await run.store.read(bytes_a_page)
+    return Pace(run.task.stop_at, run.clock, earlier, sizes, workers)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    return [stored_name(os.path.realpath(path)) for path in paths]
+def _first(wanted: int | None, otherwise: int) -> int:
+    return otherwise if wanted is None else wanted
 
 
-async def _beat(store: Database, run_id: str) -> None:
-    while True:
-        await asyncio.sleep(HEARTBEAT.total_seconds())
-        try:
-            await store.write(runs.heartbeat, run_id, utc_now())
-        except NightshiftError as error:  # a database that is away for a moment must not end the run here
-            log.warning("the heartbeat could not be written", error=str(error))
+def _device_of(backend: EmbeddingBackend) -> str | None:
+    with contextlib.suppress(BackendDied):
+        return (Device.GPU if backend.info.on_gpu else Device.CPU).value
+    return None
 
 
-def is_alive(process: Process) -> bool:
-    """Whether a process of this host still runs; a later one with the same pid is another."""
-    try:
-        return bool(abs(psutil.Process(process.pid).create_time() - process.started) < 1.0)
-    except psutil.Error:
-        return False
+async def _deliver(run: Run) -> None:
+    """Deliver the report while somebody waits, which is not long; what is not taken stays owed."""
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(DELIVERY_SECONDS):
+            await deliver_due(run.store, run.settings.report, utc_now())
 
 
 def _leaves(group: BaseExceptionGroup[NightshiftError]) -> list[NightshiftError]:
@@ -227,7 +289,13 @@ def _leaves(group: BaseExceptionGroup[NightshiftError]) -> list[NightshiftError]
 
 
 async def _report(
-    run: Run, outcome: Outcome, scopes: Sequence[Scope] | None, aim: Aim, errors: Sequence[str], seconds: float
+    run: Run,
+    outcome: Outcome,
+    places: Sequence[Place],
+    scopes: Sequence[Scope] | None,
+    aim: Aim,
+    errors: Sequence[str],
+    seconds: float,
 ) -> RunReport:
     store, progress = run.store, run.progress
     known = await store.read(overview.list_models)
@@ -240,12 +308,24 @@ async def _report(
         documents=await store.read(overview.count_documents, scopes),
         chunks=await store.read(overview.count_chunks, scopes),
         chunks_embedded=progress.chunks_done,
+        chunks_reused=progress.chunks_reused,
+        documents_read=progress.meter.documents,
+        pages_read=progress.meter.pages,
         seconds=seconds,
         failing=newest_first(failing, [failure.path for failure in progress.failures]),
         errors=errors,
         waiting_elsewhere=everything.contents - mine.contents,
         failed_now=progress.documents_failed,
         changes=progress.changes,
+        unsettled=list(progress.unsettled),
+        not_looked_at=[] if run.paths else await _elsewhere(run, places),
         model=await store.read(overview.show_model, aim.model.id),
         searched_with=next((model for model in known if model.active), None),
     )
+
+
+async def _elsewhere(run: Run, places: Sequence[Place]) -> list[str]:
+    """Sources with documents that none of the places is in."""
+    looked_at = {place.root for place in places}
+    known = await run.store.read(overview.list_sources)
+    return [source.root for source in known if source.documents and source.root not in looked_at]

@@ -8,17 +8,21 @@ import json
 from dataclasses import dataclass
 
 from pipeline.backends.client import Timeouts
+from pipeline.backends.directory import read_directory
 from pipeline.backends.gguf import read_header
-from pipeline.backends.models import ModelFile, resolve
+from pipeline.backends.launch import sentence_transformers_installed
+from pipeline.backends.models import ModelFile, resolve, stamp
 from pipeline.backends.options import EmbeddingOptions, Pooling
-from pipeline.core.errors import ModelError, SettingsError
+from pipeline.core.errors import ModelError, SettingsError, UsageError
+from pipeline.core.stretches import LONGEST, USUAL
+from pipeline.ingest.tesseract import Ocr, find_tesseract
 from pipeline.ingest.work import utc_now
 from pipeline.settings import Settings
 from pipeline.store import models
 from pipeline.store.database import Database
 from pipeline.store.models import StoredModel, Target
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Part of every recipe: raised when the same bytes come out as other text or other chunks."""
 
 
@@ -40,26 +44,67 @@ async def take_aim(settings: Settings, store: Database) -> Aim:
     """
     known = await store.read(models.known_fingerprints)
     file = await asyncio.to_thread(resolve, settings.embedding.model, settings.data_dir / "models", known=known)
-    if file.kind != "gguf":
-        raise ModelError(f"{file.path} is a model directory: llama.cpp needs a GGUF file")
-    header = await asyncio.to_thread(read_header, file.path)
-    if header.context_length is None or header.embedding_length is None:
-        raise ModelError(f"{file.path} does not say how long its input and its vectors are: it is no embedding model")
-    if settings.chunk.tokens > header.context_length:
-        problem = f"{settings.chunk.tokens} is more than the {header.context_length} tokens that {file.name} can take"
+    shape = await asyncio.to_thread(_read_shape, file)
+    if settings.chunk.tokens > shape.max_tokens:
+        problem = f"{settings.chunk.tokens} is more than the {shape.max_tokens} tokens that {file.name} can take"
         raise SettingsError("chunk.tokens", problem, "the settings; see `python -m pipeline config`")
-    info = file.path.stat()
+    _check_late_chunking(settings, file, shape)
+    _, size, mtime_ns = await asyncio.to_thread(stamp, file.path)
     model = await store.write(
         models.ensure_model,
         fingerprint=identity(file, settings.embedding.pooling),
         name=file.name,
         path=str(file.path),
-        size=info.st_size,
-        mtime_ns=info.st_mtime_ns,
-        dimension=header.embedding_length,
+        size=size,
+        mtime_ns=mtime_ns,
+        dimension=shape.dimension,
         now=utc_now(),
     )
     return Aim(model, file, Target(model.id, recipe(settings)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a model takes and gives. pooling: how a GGUF says that its token vectors become one, if it does."""
+
+    max_tokens: int
+    dimension: int
+    pooling: str | None
+
+
+def _read_shape(file: ModelFile) -> _Shape:
+    if file.kind == "directory":
+        if not sentence_transformers_installed():
+            raise ModelError(
+                f"{file.path} is a Hugging Face model directory: `pip install nightshift[torch]` to use it,"
+                " or give a GGUF file of the model"
+            )
+        facts = read_directory(file.path)
+        return _Shape(facts.max_tokens, facts.dimension, None)
+    header = read_header(file.path)
+    if header.context_length is None or header.embedding_length is None:
+        raise ModelError(f"{file.path} does not say how long its input and its vectors are: it is no embedding model")
+    return _Shape(header.context_length, header.embedding_length, header.pooling)
+
+
+def longest_document(settings: Settings) -> int:
+    """Tokens of the longest text to be computed whole; 0 for none. The model may take less."""
+    wanted = settings.embedding
+    if wanted.document_tokens is not None:
+        return wanted.document_tokens
+    return USUAL if wanted.late_chunking else LONGEST
+
+
+def _check_late_chunking(settings: Settings, file: ModelFile, shape: _Shape) -> None:
+    """Raises SettingsError where there are no token vectors, or the model's own are not the mean of them."""
+    if settings.embedding.late_chunking and file.kind == "directory":
+        problem = f"needs a GGUF file, and {file.name} is a model directory"
+        raise SettingsError("embedding.late_chunking", problem, "the settings; see `python -m pipeline config`")
+    pooling = settings.embedding.pooling or shape.pooling
+    if settings.embedding.late_chunking and pooling != "mean":
+        says = f"pools by {pooling}" if pooling else "does not say how it pools"
+        problem = f"needs a model whose vectors are the mean of its tokens', and {file.name} {says}"
+        raise SettingsError("embedding.late_chunking", problem, "the settings; see `python -m pipeline config`")
 
 
 def identity(file: ModelFile, pooling: str) -> str:
@@ -78,13 +123,28 @@ def pooling_of(model: StoredModel) -> Pooling:
 
 def recipe(settings: Settings) -> str:
     """A hash of every setting that changes the chunks of the same bytes. The model is not part of it."""
-    parts = {
+    parts: dict[str, object] = {
         "version": RECIPE_VERSION,
         "tokens": settings.chunk.tokens,
         "overlap": settings.chunk.overlap,
         "pdf_engine": settings.extract.pdf_engine,
     }
+    if settings.extract.ocr:
+        parts["ocr"] = [settings.extract.ocr, settings.extract.ocr_dpi]
+    if settings.embedding.late_chunking:
+        parts["late_chunking"] = longest_document(settings)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+async def ocr_wanted(settings: Settings) -> Ocr | None:
+    """How pages without text are to be read; None: not at all. Raises SettingsError where this host cannot."""
+    wanted = settings.extract
+    if not wanted.ocr:
+        return None
+    try:
+        return await asyncio.to_thread(find_tesseract, wanted.ocr, dpi=wanted.ocr_dpi, timeout_s=wanted.ocr_timeout)
+    except UsageError as error:
+        raise SettingsError("extract.ocr", str(error), "the settings; see `python -m pipeline config`") from error
 
 
 def embedding_options(settings: Settings, model: str) -> EmbeddingOptions:
@@ -99,8 +159,10 @@ def embedding_options(settings: Settings, model: str) -> EmbeddingOptions:
         contexts=wanted.contexts,
         flash_attn=wanted.flash_attn,
         pooling=wanted.pooling,
+        document_tokens=wanted.document_tokens,
         mlock=wanted.mlock,
         use_extra_bufts=wanted.use_extra_bufts,
+        dtype=wanted.dtype,
     )
 
 

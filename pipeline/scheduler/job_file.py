@@ -77,7 +77,9 @@ def read_job(text: str, stem: str, around: Surroundings) -> tuple[Job | None, li
     faults = [Fault(lines.get(name), f"{name}: {unknown_key(name, known, ())}") for name in values if name not in known]
     read: dict[str, Any] = {"name": stem}
     for key in KEYS:
-        if key.name not in values and key.required:
+        if key.name == "mode" and key.name not in values and values.get("task") == "extract":
+            read["mode"] = None
+        elif key.name not in values and key.required:
             faults.append(Fault(None, f"{key.name}: is missing"))
         elif key.name in values or key.name in ("name", "timezone"):
             try:
@@ -114,11 +116,21 @@ def local_zone(environ: Mapping[str, str] = os.environ, localtime: Path = Path("
 
 def _contradictions(job: Job, now: datetime) -> Iterator[tuple[str, str]]:
     """Key -> what is wrong with it when the others stand."""
-    if job.task is not None and not serves(job.mode, Slot.EMBEDDING):
+    if job.task == "ingest" and job.mode is not None and not serves(job.mode, Slot.EMBEDDING):
         yield "task", f'"{job.task}" needs the mode "embedding" or "mixed", not "{job.mode}"'
-    for name, idle in (("sources", bool(job.sources)), ("catch_up", job.catch_up)):
+    if job.task == "extract" and job.mode is not None:
+        yield "mode", 'is not for a job with task = "extract", which reads beside whatever mode is on: leave it out'
+    for name, idle in (
+        ("sources", bool(job.sources)),
+        ("catch_up", job.catch_up),
+        ("order", job.order is not None),
+        ("workers", job.workers is not None),
+        ("nice", job.nice is not None),
+    ):
         if idle and job.task is None:
             yield name, 'is for a job with task = "ingest"'
+    if job.catch_up and job.task == "extract":
+        yield "catch_up", 'is for a job with task = "ingest": what was not read ahead is read at night'
     clash = own_overlap(job, now)
     if clash is not None:
         first, second = clash
@@ -268,17 +280,26 @@ KEYS = (
         _until,
     ),
     Key("timezone", LOCAL, "Whose clock: a name such as `Europe/Berlin`, or `local` for the host's own.", _timezone),
-    Key("mode", "required", "What the host is for in the window: `generation`, `embedding`, `mixed` or `idle`.", _mode),
+    Key(
+        "mode",
+        "required",
+        "What the host is for in the window: `generation`, `embedding`, `mixed` or `idle`; left out with "
+        '`task = "extract"`.',
+        _mode,
+    ),
     Key(
         "task",
         "not set",
-        "What is done in it: `ingest`, in the mode `embedding` or `mixed`; not set: nothing but to serve.",
-        _choice("ingest"),
+        "What is done in it: `ingest`, in the mode `embedding` or `mixed`; `extract`, which only reads documents, "
+        "beside any mode; not set: nothing but to serve.",
+        _choice("ingest", "extract"),
     ),
     Key(
         "sources",
         "the inbox",
-        "The files and folders that `ingest` works on, as a list. A relative path starts from the job file's folder.",
+        "The files and folders that a task looks at, as a list: what is in the first goes first. A folder that "
+        "`run-now FOLDER` was once given is not looked at again by itself: name it here, too. A relative path starts "
+        "from the job file's folder.",
         _sources,
     ),
     Key("enabled", "true", "Whether the job counts at all.", _flag),
@@ -300,4 +321,22 @@ KEYS = (
     Key("retries", "2", "How often a task that failed is tried again in its window.", _whole(0, 100)),
     Key("catch_up", "false", "Whether a window in which the host was off is made up for as soon as it is on.", _flag),
     Key("priority", "0", "Of windows open together, the one with the highest counts.", _whole(-1000, 1000)),
+    Key(
+        "order",
+        "run.order",
+        "Which documents of a source go first: those changed last (`newest`), or longest ago (`oldest`).",
+        _choice("newest", "oldest"),
+    ),
+    Key(
+        "workers",
+        "1, or extract.workers",
+        "Processes that read documents: 1 for `extract`, and what the settings say for `ingest`.",
+        _whole(1, 256),
+    ),
+    Key(
+        "nice",
+        "19, or extract.nice",
+        "How far these stand back for others, 0 to 19: 19 for `extract`, and what the settings say for `ingest`.",
+        _whole(0, 19),
+    ),
 )

@@ -134,7 +134,7 @@ def _drop_namesakes(jobs: dict[Path, Job], texts: Mapping[Path, str]) -> list[Pr
 def _overlaps(jobs: Mapping[Path, Job], texts: Mapping[Path, str], now: datetime) -> list[Problem]:
     """Each pair of jobs that are open together with nothing to say which goes first, at the later file."""
     problems = []
-    enabled = [(path, job) for path, job in jobs.items() if job.enabled]
+    enabled = [(path, job) for path, job in jobs.items() if job.enabled and job.mode is not None]
     for (path, job), (other_path, other) in combinations(enabled, 2):
         overlap = None if job.priority != other.priority else overlap_of(job, other, now)
         if overlap is not None:

@@ -54,6 +54,9 @@ def _job(job: Job, loaded: LoadedJobs, now: datetime, desired: Desired) -> dict[
         "retries": job.retries,
         "catch_up": job.catch_up,
         "priority": job.priority,
+        "order": job.order,
+        "workers": job.workers,
+        "nice": job.nice,
         "open": _window(window_at(job, now) if job.enabled else None, job.timezone),
         "next": [_window(window, job.timezone) for window in following],
     }

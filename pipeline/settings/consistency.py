@@ -29,6 +29,19 @@ def contradictions(settings: Settings) -> Iterator[dict[str, str]]:
             "chunk.tokens": f"should be at most embedding.n_ubatch ({embedding.n_ubatch}), not {chunk.tokens}: "
             "a chunk must fit a batch",
         }
+    longest = embedding.document_tokens
+    if embedding.late_chunking and longest is not None and longest < chunk.tokens:
+        yield {
+            "embedding.document_tokens": f"should be at least chunk.tokens ({chunk.tokens}) for late chunking, "
+            f"not {longest}",
+            "chunk.tokens": f"should be at most embedding.document_tokens ({longest}) for late chunking, "
+            f"not {chunk.tokens}",
+        }
+    if embedding.late_chunking and embedding.backend not in ("auto", "llama-cpp"):
+        yield {
+            "embedding.late_chunking": f"needs our own server (llama-cpp): {embedding.backend} gives no token vectors",
+            "embedding.backend": f"should be auto or llama-cpp for late chunking, not {embedding.backend}",
+        }
     for key, part in (
         ("embedding.connect_timeout", embedding.connect_timeout),
         ("embedding.read_timeout", embedding.read_timeout),

@@ -41,7 +41,7 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[KnownSetting]
             variable=ENVIRONMENT_PREFIX + key.replace(".", "_").upper(),
             default=_default_text(field),
             description=field.description or "",
-            is_path=field.annotation is Path,
+            is_path=field.annotation in (Path, Path | None),
         )
 
 
@@ -60,9 +60,11 @@ def value_of(settings: BaseModel, key: str) -> object:
 
 
 def shown(value: object) -> Plain:
-    """A value fit for JSON: a secret masked, a path as text."""
+    """A value fit for JSON: a secret masked, a path as text, a list with commas."""
     if isinstance(value, SecretStr):
         return MASK
+    if isinstance(value, tuple):
+        return MASK if any(isinstance(one, SecretStr) for one in value) else ", ".join(map(str, value))
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
@@ -84,4 +86,6 @@ def _default_text(field: FieldInfo) -> str:
         return str(field.default).lower()
     if isinstance(field.default, float):
         return f"{field.default:g}"
+    if isinstance(field.default, tuple):
+        return ", ".join(map(str, field.default)) or "empty"
     return str(field.default) or "empty"

@@ -15,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.core.globs import compile_globs
+from pipeline.core.stretches import LONGEST
 from pipeline.settings.consistency import contradictions
 from pipeline.settings.description import KnownSetting, Plain, describe, mask_password, section_of, shown, value_of
 
@@ -29,12 +31,26 @@ def _refuse_bool(value: object) -> object:
 
 Whole = Annotated[int, BeforeValidator(_refuse_bool)]
 Seconds = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allow_inf_nan=False)]
+
+
+def _listed(value: object) -> object:
+    """The environment has no lists: there they are one text, with commas."""
+    return [part for each in value.split(",") if (part := each.strip())] if isinstance(value, str) else value
+
+
+def _one_a_line(value: object) -> object:
+    return [line for line in value.splitlines() if line] if isinstance(value, str) else value
+
+
+Globs = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Passwords = Annotated[tuple[SecretStr, ...], BeforeValidator(_one_a_line)]
 FlashAttention = Literal["auto", "on", "off"]
-Backend = Literal["auto", "llama-cpp", "llama-server", "vllm", "remote"]
+Backend = Literal["auto", "llama-cpp", "sentence-transformers", "llama-server", "vllm", "remote"]
 
 _BACKEND = (
-    "The model server of the daemon: `llama-cpp` (our own), `llama-server`, `vllm`, or `remote` (somebody else runs "
-    "it); `auto` chooses by the host and the model."
+    "The model server of the daemon: `llama-cpp` (our own), `sentence-transformers` (our own, for embedding, with the "
+    "extra `torch`), `llama-server`, `vllm`, or `remote` (somebody else runs it); `auto` chooses by the host and the "
+    "model."
 )
 _URL = "Where a `remote` server is, without `/v1`."
 _REMOTE_KEY = "The key that a `remote` server wants."
@@ -63,7 +79,8 @@ class EmbeddingSettings(_Section):
         default=SHIPPED_MODEL,
         min_length=1,
         description="The embedding model: a GGUF file, looked for from where it is named, then in `data_dir`/models; "
-        "or `hf:OWNER/REPO/FILE`, downloaded once.",
+        "a Hugging Face model directory, with the extra `torch`; or `hf:OWNER/REPO/FILE` or `hf:OWNER/REPO`, "
+        "downloaded once.",
     )
     backend: Backend = Field(default="auto", description=_BACKEND)
     url: str | None = Field(default=None, min_length=1, description=_URL)
@@ -82,7 +99,8 @@ class EmbeddingSettings(_Section):
     n_batch: Whole | None = Field(
         default=None,
         ge=1,
-        description="Tokens packed into one batch, best small; not set: 384 on a CPU, 1024 on a GPU.",
+        description="Tokens packed into one batch, best small; not set: as `tune` found, else 384 on a CPU, "
+        "1024 on a GPU.",
     )
     n_ubatch: Whole | None = Field(
         default=None,
@@ -94,7 +112,8 @@ class EmbeddingSettings(_Section):
         default=None,
         ge=1,
         le=64,
-        description="Batches computed side by side over the one loaded model; not set: by the device.",
+        description="Batches computed side by side over the one loaded model; not set: as `tune` found, "
+        "else by the device.",
     )
     flash_attn: FlashAttention | None = Field(
         default=None, description="Flash attention: `auto`, `on` or `off`; not set: `on` on a CPU, `auto` on a GPU."
@@ -102,6 +121,24 @@ class EmbeddingSettings(_Section):
     pooling: Literal["", "mean", "cls", "last"] = Field(
         default="",
         description="How token vectors become one: `mean`, `cls` or `last`; empty: as the model's file says.",
+    )
+    document_tokens: Whole | None = Field(
+        default=None,
+        ge=0,
+        le=LONGEST,
+        description="Tokens of the longest document whose own vector the model computes from all of its text, at most "
+        "32768; 0: none; not set: as the model allows, on a CPU 8192.",
+    )
+    late_chunking: bool = Field(
+        default=False,
+        description="Compute documents whole, or in stretches of `embedding.document_tokens`, and cut the chunks' "
+        "vectors out of that; for models with mean pooling, and our own server. With the model that ships, ordinary "
+        "questions find less so (docs/performance.md).",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="Numbers of a model directory's weights: `auto` is `float16` on a GPU, `bfloat16` on processors "
+        "that have it, and `float32` elsewhere.",
     )
     mlock: bool = Field(default=False, description="Keep the model in memory, never swapped out.")
     use_extra_bufts: bool = Field(
@@ -196,27 +233,119 @@ class ExtractSettings(_Section):
         json_schema_extra={"default_text": "one less than the cores, 1 to 4"},
     )
     timeout: Seconds = Field(default=60.0, description="Seconds that one document may take.")
+    page_timeout: Seconds = Field(
+        default=0.5, description="Seconds more for each page that was read, so that long documents may take longer."
+    )
     memory_mib: Whole = Field(default=2048, ge=128, description="Memory that one worker may use, in MiB.")
     pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field(
         default="auto", description="What reads PDF: `auto` is PDFium, and pypdf for what PDFium cannot open."
     )
+    ocr: str = Field(
+        default="",
+        description="Languages in which Tesseract reads the pages of PDFs that have no text, such as `eng` or "
+        "`deu+eng`; empty: no OCR.",
+    )
+    ocr_dpi: Whole = Field(default=300, ge=100, le=600, description="Dots per inch at which pages are drawn for OCR.")
+    ocr_timeout: Seconds = Field(default=60.0, description="Seconds that OCR may take for one page.")
     nice: Whole = Field(
         default=10, ge=0, le=19, description="How far the workers stand back for others: 0 is not at all."
     )
+    passwords: Passwords = Field(
+        default=(),
+        description="Passwords to try on encrypted PDFs, as a list; one a line in the environment.",
+        repr=False,
+    )
+    password_file: Path | None = Field(
+        default=None, description="A file with more passwords for encrypted PDFs, one a line."
+    )
+
+    @field_validator("ocr")
+    @classmethod
+    def _languages(cls, value: str) -> str:
+        if value and not re.fullmatch(r"\w+(/\w+)?(\+\w+(/\w+)?)*", value):
+            raise PydanticCustomError("ocr", "should be languages by Tesseract's names, with + between them: deu+eng")
+        return value
+
+
+class SourcesSettings(_Section):
+    """Which files of a folder are documents, and when they may be read."""
+
+    include: Globs = Field(
+        default=(),
+        description="Globs as in .gitignore, as a list: only documents that one of them matches; empty: all.",
+    )
+    exclude: Globs = Field(
+        default=("lost+found/", "$RECYCLE.BIN/", "System Volume Information/", "@eaDir/", "#recycle/", "__MACOSX/"),
+        description="Globs as in .gitignore, as a list: what one of them matches is passed over.",
+    )
+    settle: float = Field(
+        default=2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that a file must have been left alone before it is read; 0: read at once.",
+    )
+    timeout: Seconds = Field(
+        default=60.0, description="Seconds without any answer from a folder before it counts as away."
+    )
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _sensible(cls, globs: tuple[str, ...]) -> tuple[str, ...]:
+        compile_globs(globs)
+        return globs
 
 
 class RunSettings(_Section):
     """How much of a run is under way at a time."""
 
     look_ahead: Whole = Field(
-        default=1024, ge=1, description="Chunks read ahead and sorted by length before they are embedded."
+        default=1024, ge=1, description="Chunks read ahead and sorted by length before they are embedded, at most."
+    )
+    look_ahead_tokens: Whole = Field(
+        default=262_144, ge=1, description="Tokens read ahead, about: fewer chunks where these are long."
     )
     request_chunks: Whole = Field(
         default=64, ge=1, le=2048, description="Chunks in one request: the most that a crash repeats, each."
     )
-    requests_in_flight: Whole = Field(
-        default=3, ge=1, le=256, description="Requests at the model server, or being stored, at the same time."
+    request_tokens: Whole = Field(
+        default=16_384, ge=1, description="Tokens in one request; a chunk that is longer goes by itself."
     )
+    requests_in_flight: Whole = Field(
+        default=3,
+        ge=1,
+        le=256,
+        description="Requests at the model server at the same time; as many answers may wait to be stored.",
+    )
+    order: Literal["newest", "oldest"] = Field(
+        default="newest", description="Which documents go first: those changed last (`newest`), or longest ago."
+    )
+
+
+class ReportSettings(_Section):
+    """The report of each run."""
+
+    keep: Whole = Field(default=200, ge=0, description="Reports kept as files; 0: none are written.")
+    keep_days: Whole = Field(default=365, ge=0, description="Days for which a report is kept as a file; 0: no limit.")
+    webhook: SecretStr | None = Field(
+        default=None, description="A URL to which each report is POSTed as JSON; not set: none."
+    )
+    token: SecretStr | None = Field(
+        default=None, min_length=1, description="What the webhook wants as `Authorization: Bearer TOKEN`."
+    )
+    secret: SecretStr | None = Field(
+        default=None,
+        min_length=1,
+        description="A key to sign reports with: `X-Nightshift-Signature: sha256=` and the HMAC of the body.",
+    )
+    empty: bool = Field(default=False, description="Report runs that had nothing to do as well.")
+
+    @field_validator("webhook")
+    @classmethod
+    def _an_address(cls, value: SecretStr | None) -> SecretStr | None:
+        # It is shown to nobody: many receivers know who is allowed by nothing but the address.
+        if value is not None and not re.match(r"https?://[^/\s]+", value.get_secret_value()):
+            raise PydanticCustomError("webhook", "should begin with http:// or https://, and name a host")
+        return value
 
 
 class SwitchSettings(_Section):
@@ -293,8 +422,10 @@ class Settings(BaseSettings):
     embedding: EmbeddingSettings = EmbeddingSettings()
     generation: GenerationSettings = GenerationSettings()
     chunk: ChunkSettings = ChunkSettings()
+    sources: SourcesSettings = SourcesSettings()
     extract: ExtractSettings = Field(default_factory=ExtractSettings)
     run: RunSettings = RunSettings()
+    report: ReportSettings = ReportSettings()
     switch: SwitchSettings = SwitchSettings()
     gateway: GatewaySettings = GatewaySettings()
 

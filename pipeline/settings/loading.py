@@ -20,7 +20,7 @@ DEFAULT = "default"
 
 _DEFAULT_FOLDERS = ("data_dir", "jobs_dir")
 _PATHS = frozenset(known.key for known in known_settings() if known.is_path)
-_SECRETS = ("api_key", "database_url")
+_SECRETS = ("api_key", "database_url", "extract.passwords")
 _MODELS = ("embedding.model", "generation.model")
 # A checkout ships the default model; a data folder elsewhere need not hold a copy of it.
 _CHECKOUT_MODELS = Path(__file__).parents[2] / "data" / "models"
@@ -140,6 +140,6 @@ def _settings_error(error: ValidationError, given: Mapping[str, Given]) -> Setti
         key = next((key for key in problems if key in given), next(iter(problems)))
         problem = problems[key]
     else:
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(part for part in first["loc"] if isinstance(part, str))  # not which item of a list
         problem = wording.problem(first["type"], first["msg"], context, first["input"], secret=key in _SECRETS)
     return SettingsError(key, problem, given[key].place if key in given else DEFAULT)

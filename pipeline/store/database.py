@@ -27,6 +27,9 @@ T = TypeVar("T")
 BUSY_TIMEOUT_MS = 30_000
 """How long a transaction on SQLite waits for another process's; ours last milliseconds."""
 
+LOG_BYTES = 64 << 20
+"""Of SQLite's write-ahead log, once all of it is in the database: what lies beyond is cut off."""
+
 
 class Database:
     """A database with the right tables. Close it, or use it as a context manager.
@@ -39,6 +42,9 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._writing = engine.execution_options(nightshift_immediate=True)
+        # SQLite reads one state of the database in a transaction anyway.
+        snapshots = engine.dialect.name == "postgresql"
+        self._reading = engine.execution_options(isolation_level="REPEATABLE READ") if snapshots else engine
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-reader")
 
@@ -70,7 +76,7 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
         """A transaction that reads one consistent state and blocks no writer."""
-        with self._explained(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with self._explained(), Session(self._reading, expire_on_commit=False) as session, session.begin():
             yield session
 
     async def write(self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -151,6 +157,8 @@ def _sqlite_engine(url: URL) -> Engine:
             "journal_mode = WAL",
             # FULL: what a commit stored is still there after a power cut. A commit is a batch, so it costs little.
             "synchronous = FULL",
+            # One large transaction, or one long reader, leaves the log no larger than this for ever after.
+            f"journal_size_limit = {LOG_BYTES}",
             "foreign_keys = ON",
         ):
             connection.execute(f"PRAGMA {pragma}")

@@ -11,8 +11,18 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
 from pipeline.core.documents import DocumentState
+from pipeline.store import counts
+from pipeline.store.contents import TRIED
 from pipeline.store.scopes import Scope, in_scope
-from pipeline.store.tables import ChunkRow, ContentRow, DocumentRow, EmbeddingRow, ModelRow, SourceRow
+from pipeline.store.tables import (
+    ChunkRow,
+    ContentEmbeddingRow,
+    ContentRow,
+    DocumentRow,
+    EmbeddingRow,
+    ModelRow,
+    SourceRow,
+)
 
 FAILING = (DocumentState.EMPTY, DocumentState.ENCRYPTED, DocumentState.FAILED)
 
@@ -23,7 +33,11 @@ _state = sa.case(
 )
 _reason = sa.func.coalesce(DocumentRow.problem, _content.reason)
 _effective = sa.func.coalesce(DocumentRow.pending_id, DocumentRow.current_id)
-_searched = sa.exists().where(ContentRow.id == DocumentRow.current_id, ContentRow.embedded_count > 0)
+_searched = sa.exists().where(
+    ContentRow.id == DocumentRow.current_id,
+    ContentRow.embedded_count > 0,
+    ContentRow.model_id.in_(sa.select(ModelRow.id).where(ModelRow.active)),
+)
 _replaced = sa.or_(DocumentRow.problem.is_not(None), DocumentRow.pending_id.is_not(None))
 
 
@@ -32,6 +46,7 @@ class DocumentLine:
     """A document in a list. `file` is its absolute path; `reason` says why it is where it is, if not embedded.
 
     searched: search finds something of it. older: what it finds is the last good version, not this one.
+    pages_without_text: how many of its pages are pictures, or empty.
     """
 
     id: int
@@ -44,14 +59,16 @@ class DocumentLine:
     embedded: int
     searched: bool = False
     older: bool = False
+    pages_without_text: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLine:
     """A model, and how far it is with the documents.
 
-    path: of its file, where it was last. active: search uses it. waiting: documents that have not been
-    through it; those that cannot even be read do not count.
+    path: of its file, where it was last. active: search uses it. set_aside: a person moved search away from
+    it, and it does not move back by itself. waiting: documents that have not been through it; those that
+    cannot even be read do not count.
     """
 
     name: str
@@ -60,6 +77,7 @@ class ModelLine:
     dimension: int
     active: bool
     waiting: int
+    set_aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +90,7 @@ class SourceLine:
 
 @dataclass(frozen=True, slots=True)
 class ChunkLine:
-    """A chunk of a document."""
+    """A chunk of a document. prefix: the header of the table that its text begins inside of."""
 
     ordinal: int
     page_first: int | None
@@ -82,11 +100,16 @@ class ChunkLine:
     embedded: bool
     error: str | None
     text: str
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentView:
-    """Everything about one document. replacing: what search sees is an older version of it."""
+    """Everything about one document. replacing: what search sees is an older version of it.
+
+    method: how its own vector was made, as `ContentEmbeddingRow` says; None where it has none yet.
+    gone_at: when its file was first seen to be gone, where its deletion waits for a person.
+    """
 
     line: DocumentLine
     kind: str | None
@@ -99,23 +122,31 @@ class DocumentView:
     details: dict[str, Any]
     replacing: bool
     chunks: Sequence[ChunkLine]
+    method: str | None = None
+    gone_at: dt.datetime | None = None
 
 
 def count_documents(session: Session, scopes: Sequence[Scope] | None = None) -> dict[str, int]:
     """Documents by state, and `total`; every state has a number."""
-    query = (
-        sa.select(_state, sa.func.count())
-        .select_from(DocumentRow)
-        .outerjoin(_content, _content.id == _effective)
-        .where(in_scope(scopes))
-        .group_by(_state)
-    )
-    counts: dict[str, int] = dict(session.execute(query).all())
-    return {"total": sum(counts.values())} | {state.value: counts.get(state.value, 0) for state in DocumentState}
+    if scopes is None:
+        found = counts.by_state(session)
+    else:
+        query = (
+            sa.select(_state, sa.func.count())
+            .select_from(DocumentRow)
+            .outerjoin(_content, _content.id == _effective)
+            .where(in_scope(scopes))
+            .group_by(_state)
+        )
+        found = dict(session.execute(query).all())
+    return {"total": sum(found.values())} | {state.value: found.get(state.value, 0) for state in DocumentState}
 
 
 def count_chunks(session: Session, scopes: Sequence[Scope] | None = None) -> dict[str, int]:
     """Chunks of the documents in scope, and how many have a vector; those of copies count once."""
+    if scopes is None:
+        total, embedded = counts.chunks(session)
+        return {"total": total, "embedded": embedded}
     wanted = sa.select(_effective).where(in_scope(scopes))
     total, embedded = session.execute(
         sa.select(
@@ -128,7 +159,7 @@ def count_chunks(session: Session, scopes: Sequence[Scope] | None = None) -> dic
 
 def list_models(session: Session) -> list[ModelLine]:
     """The model that search uses, then those whose vectors documents wait for."""
-    awaited = sa.exists().where(DocumentRow.pending_id == ContentRow.id, ContentRow.model_id == ModelRow.id)
+    awaited = ModelRow.id.in_(counts.awaited_models(session))
     rows = session.scalars(
         sa.select(ModelRow).where(sa.or_(ModelRow.active, awaited)).order_by(ModelRow.active.desc(), ModelRow.id)
     ).all()
@@ -142,13 +173,9 @@ def show_model(session: Session, model_id: int) -> ModelLine:
 
 def list_sources(session: Session) -> list[SourceLine]:
     """The folders that documents came from, by path."""
-    rows = session.execute(
-        sa.select(SourceRow.root, sa.func.count(DocumentRow.id))
-        .outerjoin(DocumentRow, DocumentRow.source_id == SourceRow.id)
-        .group_by(SourceRow.id, SourceRow.root)
-        .order_by(SourceRow.root)
-    )
-    return [SourceLine(root, documents) for root, documents in rows]
+    found = counts.by_source(session)
+    rows = session.execute(sa.select(SourceRow.id, SourceRow.root).order_by(SourceRow.root))
+    return [SourceLine(root, found.get(source_id, 0)) for source_id, root in rows]
 
 
 def list_documents(
@@ -192,8 +219,11 @@ def show_document(session: Session, document_id: int) -> DocumentView | None:
         .where(ChunkRow.content_id == content_id)
         .order_by(ChunkRow.ordinal)
     )
+    own = sa.select(ContentEmbeddingRow.method).where(ContentEmbeddingRow.content_id == content_id)
     return DocumentView(
         line=_line(row),
+        method=session.scalar(own),
+        gone_at=document.gone_at,
         kind=content.kind if content else None,
         size=document.size,
         sha256=document.sha256,
@@ -201,10 +231,12 @@ def show_document(session: Session, document_id: int) -> DocumentView | None:
         attempts=content.attempts if content else 0,
         retry_at=content.retry_at if content else None,
         embedded_at=content.embedded_at if content else None,
-        details=dict(content.details) if content else {},
+        details={name: fact for name, fact in content.details.items() if name != TRIED} if content else {},
         replacing=document.current_id is not None and document.pending_id is not None,
         chunks=[
-            ChunkLine(c.ordinal, c.page_first, c.page_last, c.headings, c.token_count, bool(done), c.error, c.text)
+            ChunkLine(
+                c.ordinal, c.page_first, c.page_last, c.headings, c.token_count, bool(done), c.error, c.text, c.prefix
+            )
             for c, done in chunks
         ],
     )
@@ -224,6 +256,7 @@ def _lines() -> sa.Select[Any]:
             _content.embedded_count,
             _searched,
             sa.and_(_searched, _replaced),
+            _content.details["pages_without_text"],
         )
         .join(SourceRow, SourceRow.id == DocumentRow.source_id)
         .outerjoin(_content, _content.id == _effective)
@@ -231,7 +264,7 @@ def _lines() -> sa.Select[Any]:
 
 
 def _line(row: sa.Row[Any]) -> DocumentLine:
-    document_id, root, path, state, reason, title, pages, chunks, embedded, searched, older = tuple(row)
+    document_id, root, path, state, reason, title, pages, chunks, embedded, searched, older, textless = tuple(row)
     return DocumentLine(
         document_id,
         f"{root.rstrip('/')}/{path}",
@@ -243,21 +276,10 @@ def _line(row: sa.Row[Any]) -> DocumentLine:
         embedded or 0,
         bool(searched),
         bool(older),
+        len(textless or ()),
     )
 
 
 def _model_line(session: Session, row: ModelRow) -> ModelLine:
-    waiting = (
-        sa.select(sa.func.count())
-        .select_from(DocumentRow)
-        .outerjoin(_content, _content.id == _effective)
-        .where(
-            DocumentRow.problem.is_(None),
-            sa.or_(
-                _content.id.is_(None),
-                _content.model_id != row.id,
-                _content.state.in_([DocumentState.DISCOVERED, DocumentState.EXTRACTED]),
-            ),
-        )
-    )
-    return ModelLine(row.name, row.path, row.fingerprint, row.dimension, row.active, session.scalar(waiting) or 0)
+    waiting = counts.waiting_for(session, row.id)
+    return ModelLine(row.name, row.path, row.fingerprint, row.dimension, row.active, waiting, row.set_aside)

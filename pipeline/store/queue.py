@@ -9,40 +9,53 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pipeline.core.documents import Chunk, DocumentKind, DocumentState
+from pipeline.core.stretches import WHOLE, Stretch
+from pipeline.store.bulk import delete_returning, insert_rows, new_ids, table_of
 from pipeline.store.contents import STAGE_EXTRACT, Ended, end, finish
 from pipeline.store.models import Target
-from pipeline.store.scopes import Scope, wanted_contents
+from pipeline.store.reuse import embedded_before, take_over, token_digest
+from pipeline.store.scopes import Scope, in_scope, wanted_contents
 from pipeline.store.tables import (
     ChunkRow,
+    ContentEmbeddingRow,
     ContentRow,
     DocumentRow,
     EmbeddingRow,
     PendingChunkRow,
+    PendingStretchRow,
     RunRow,
     SourceRow,
 )
 
 TOKEN_TYPE = np.dtype("<i4")
+SPAN_TYPE = np.dtype("<i8")
+DOCUMENT = 0
+"""In the place of a chunk's id in a span: the document itself."""
+
+
+Order = Literal["newest", "oldest"]
+"""Of contents that wait with the same priority, those whose files were changed last go first, or last."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToExtract:
-    """A content to extract, and the files that hold it, as (source root, relative path)."""
+    """A content to extract, and the files that hold it, as (source root, relative path). size: in bytes."""
 
     content_id: int
     kind: DocumentKind
     sha256: str
     attempts: int
     files: Sequence[tuple[str, str]]
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +69,14 @@ class PendingChunk:
 
 @dataclass(frozen=True, slots=True)
 class ExtractedContent:
-    """What the extract stage found out about a content."""
+    """What the extract stage found out about a content. stretches: what of it is to be computed in one go."""
 
     title: str | None
     details: Mapping[str, Any]
     page_count: int
     characters: int
     chunks: Sequence[Chunk]
+    stretches: Sequence[Stretch] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,18 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredExtraction:
+    """What an extraction came to: chunks, those that had a vector from before, and the content if it is done by that.
+
+    No chunks where nobody wanted them any more.
+    """
+
+    chunks: int = 0
+    reused: int = 0
+    ended: Sequence[Ended] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StoredBatch:
     """What a batch came to: vectors stored, and the contents that it ended."""
 
@@ -83,73 +109,163 @@ class StoredBatch:
 
 
 def claim_to_extract(
-    session: Session, run_id: str, scopes: Sequence[Scope] | None, target: Target, now: dt.datetime, limit: int
+    session: Session,
+    run_id: str,
+    scopes: Sequence[Scope] | None,
+    target: Target,
+    now: dt.datetime,
+    limit: int,
+    order: Order = "newest",
 ) -> list[ToExtract]:
-    """Claim up to `limit` contents that are to be extracted now."""
-    ids = _claim(session, run_id, scopes, target, DocumentState.DISCOVERED, now, limit)
-    contents = session.scalars(sa.select(ContentRow).where(ContentRow.id.in_(ids)).order_by(ContentRow.id)).all()
+    """Claim up to `limit` contents that are to be extracted now, by their priority, then in this order."""
+    ids = _claim(session, run_id, scopes, target, DocumentState.DISCOVERED, now, limit, order)
+    contents = {row.id: row for row in session.scalars(sa.select(ContentRow).where(ContentRow.id.in_(ids)))}
     files: dict[int, list[tuple[str, str]]] = {content_id: [] for content_id in ids}
+    sizes: dict[int, int] = {}
     rows = session.execute(
-        sa.select(DocumentRow.pending_id, SourceRow.root, DocumentRow.path)
+        sa.select(DocumentRow.pending_id, SourceRow.root, DocumentRow.path, DocumentRow.size)
         .join(SourceRow, SourceRow.id == DocumentRow.source_id)
         .where(DocumentRow.pending_id.in_(ids), DocumentRow.problem.is_(None))
         .order_by(DocumentRow.id)
     )
-    for content_id, root, path in rows:
+    for content_id, root, path, size in rows:
         files[int(content_id or 0)].append((root, path))
-    return [ToExtract(c.id, DocumentKind(c.kind), c.sha256, c.attempts, files[c.id]) for c in contents]
+        sizes[int(content_id or 0)] = size
+    return [
+        ToExtract(c.id, DocumentKind(c.kind), c.sha256, c.attempts, files[c.id], sizes.get(c.id, 0))
+        for c in (contents[content_id] for content_id in ids)
+    ]
 
 
 def claim_to_embed(
-    session: Session, run_id: str, scopes: Sequence[Scope] | None, target: Target, now: dt.datetime, limit: int
+    session: Session,
+    run_id: str,
+    scopes: Sequence[Scope] | None,
+    target: Target,
+    now: dt.datetime,
+    limit: int,
+    order: Order = "newest",
 ) -> list[int]:
-    """Claim up to `limit` contents whose chunks wait for vectors; returns their ids, oldest first."""
-    return _claim(session, run_id, scopes, target, DocumentState.EXTRACTED, now, limit)
+    """Claim up to `limit` contents whose chunks wait for vectors; returns their ids, as `claim_to_extract`."""
+    return _claim(session, run_id, scopes, target, DocumentState.EXTRACTED, now, limit, order)
 
 
-def store_extracted(session: Session, content_id: int, extracted: ExtractedContent, now: dt.datetime) -> None:
-    """Store a content's chunks, and queue them for the embed stage."""
+def prioritise(session: Session, scopes: Sequence[Scope]) -> int:
+    """Let what waits in the first scope go before what waits in the second, and so on; returns how many were moved.
+
+    A content that waits in several counts for the first. What waits elsewhere stays where it was.
+    """
+    waiting = (ContentRow.state.in_([DocumentState.DISCOVERED, DocumentState.EXTRACTED]),)
+    moved = 0
+    for priority, scope in reversed(list(enumerate(scopes))):
+        wanted: sa.ColumnElement[bool] = sa.exists().where(DocumentRow.pending_id == ContentRow.id, in_scope([scope]))
+        better = [in_scope([other]) for other in scopes[:priority]]
+        if better:
+            wanted = sa.and_(wanted, ~sa.exists().where(DocumentRow.pending_id == ContentRow.id, sa.or_(*better)))
+        changed = session.execute(
+            sa.update(ContentRow).where(*waiting, ContentRow.priority != priority, wanted).values(priority=priority),
+            execution_options={"synchronize_session": False},
+        )
+        moved += changed.rowcount  # type: ignore[attr-defined]  # a CursorResult
+    return moved
+
+
+def store_extracted(
+    session: Session, content_id: int, extracted: ExtractedContent, now: dt.datetime
+) -> StoredExtraction:
+    """Store a content's chunks, and queue those for the embed stage that have no vector from before.
+
+    Where that is none, the content is done.
+    """
     content = session.get(ContentRow, content_id)
     if content is None or content.state != DocumentState.DISCOVERED:
-        return  # its file went or changed while it was read, or another run did it
+        return StoredExtraction()  # its file went or changed while it was read, or another run did it
     # What an earlier, abandoned attempt may have left.
-    session.execute(sa.delete(ChunkRow).where(ChunkRow.content_id == content_id))
+    for table in (table_of(ChunkRow), table_of(PendingStretchRow), table_of(ContentEmbeddingRow)):
+        session.connection().execute(sa.delete(table).where(table.c.content_id == content_id))
     content.state, content.stage, content.reason, content.claimed_by = DocumentState.EXTRACTED, None, None, None
     content.retry_at = None
     content.title, content.details = extracted.title, dict(extracted.details)
     content.page_count, content.characters = extracted.page_count, extracted.characters
     content.chunk_count, content.embedded_count, content.failed_count = len(extracted.chunks), 0, 0
+    content.token_count = sum(len(chunk.tokens) for chunk in extracted.chunks)
     session.flush()
     if not extracted.chunks:
-        return
-    ids = session.scalars(
-        sa.insert(ChunkRow).returning(ChunkRow.id, sort_by_parameter_order=True),
-        [
-            {
-                "content_id": content_id,
-                "ordinal": chunk.ordinal,
-                "start_char": chunk.start,
-                "end_char": chunk.end,
-                "page_first": chunk.page_first,
-                "page_last": chunk.page_last,
-                "headings": list(chunk.headings),
-                "token_count": len(chunk.tokens),
-                "text": chunk.text,
-            }
-            for chunk in extracted.chunks
-        ],
-    ).all()
-    session.execute(
-        sa.insert(PendingChunkRow),
-        [
-            {"chunk_id": chunk_id, "content_id": content_id, "tokens": np.asarray(chunk.tokens, TOKEN_TYPE).tobytes()}
-            for chunk_id, chunk in zip(ids, extracted.chunks, strict=True)
-        ],
+        return StoredExtraction()
+    tokens = [np.asarray(chunk.tokens, TOKEN_TYPE).tobytes() for chunk in extracted.chunks]
+    in_stretch = {span.ordinal for stretch in extracted.stretches for span in stretch.spans}
+    # What a stretch gives is made of more than a chunk's own tokens, and is no other chunk's vector.
+    digests = [
+        None if chunk.ordinal in in_stretch else token_digest(ids)
+        for chunk, ids in zip(extracted.chunks, tokens, strict=True)
+    ]
+    chunk_ids = _insert_chunks(session, content_id, extracted.chunks, digests)
+    known = embedded_before(session, content, frozenset(digest for digest in digests if digest))
+    rows = list(zip(chunk_ids, digests, tokens, strict=True))
+    _enqueue(
+        session, content_id, [(chunk_id, ids, digest is None) for chunk_id, digest, ids in rows if digest not in known]
     )
+    _enqueue_stretches(session, content_id, chunk_ids, extracted.stretches)
+    reused = [(chunk_id, known[digest]) for chunk_id, digest, _ in rows if digest in known]
+    take_over(session, reused)
+    content.embedded_count = len(reused)
+    session.flush()
+    ended = finish(session, [content_id], now) if len(reused) == len(rows) else []
+    return StoredExtraction(len(rows), len(reused), ended)
 
 
-def end_extraction(session: Session, content_id: int, state: DocumentState, reason: str) -> None:
-    """End a content that gives no text."""
+def _insert_chunks(
+    session: Session, content_id: int, chunks: Sequence[Chunk], digests: Sequence[bytes | None]
+) -> Sequence[int]:
+    """Their ids, in the same order."""
+    ids = new_ids(session, ChunkRow.id, len(chunks))
+    rows = [
+        {
+            "id": chunk_id,
+            "content_id": content_id,
+            "ordinal": chunk.ordinal,
+            "start_char": chunk.start,
+            "end_char": chunk.end,
+            "page_first": chunk.page_first,
+            "page_last": chunk.page_last,
+            "headings": list(chunk.headings),
+            "token_count": len(chunk.tokens),
+            "text": chunk.text,
+            "prefix": chunk.prefix,
+            "digest": digest,
+        }
+        for chunk_id, chunk, digest in zip(ids, chunks, digests, strict=True)
+    ]
+    insert_rows(session, ChunkRow, rows)
+    return ids
+
+
+def _enqueue(session: Session, content_id: int, chunks: Sequence[tuple[int, bytes, bool]]) -> None:
+    """Queue chunks, each with its tokens, and whether its vector comes from a stretch."""
+    rows = [
+        {"chunk_id": chunk_id, "content_id": content_id, "tokens": tokens, "in_stretch": in_stretch}
+        for chunk_id, tokens, in_stretch in chunks
+    ]
+    insert_rows(session, PendingChunkRow, rows)
+
+
+def _enqueue_stretches(
+    session: Session, content_id: int, chunk_ids: Sequence[int], stretches: Sequence[Stretch]
+) -> None:
+    """Queue stretches; `chunk_ids` are those of the content's chunks, by their ordinals."""
+    rows = []
+    for stretch in stretches:
+        spans = [(DOCUMENT if span.ordinal == WHOLE else chunk_ids[span.ordinal], *span[1:]) for span in stretch.spans]
+        tokens, places = np.asarray(stretch.tokens, TOKEN_TYPE), np.asarray(spans, SPAN_TYPE)
+        rows.append({"content_id": content_id, "tokens": tokens.tobytes(), "spans": places.tobytes()})
+    insert_rows(session, PendingStretchRow, rows)
+
+
+def end_extraction(session: Session, content_id: int, state: DocumentState, reason: str, *, pages: int = 0) -> None:
+    """End a content that gives no text. pages: those that OCR may find some on."""
+    content = session.get(ContentRow, content_id)
+    if content is not None:
+        content.page_count = pages
     end(session, content_id, state, STAGE_EXTRACT, reason)
 
 
@@ -169,10 +285,14 @@ def postpone(session: Session, content_id: int, reason: str, retry_at: dt.dateti
 
 
 def pending_chunks(session: Session, content_id: int, after: int, limit: int) -> list[PendingChunk]:
-    """Up to `limit` chunks of a content that wait for a vector, with ids above `after`, in order."""
+    """Up to `limit` chunks of a content that wait, and in no stretch, with ids above `after`, in order."""
     rows = session.execute(
         sa.select(PendingChunkRow.chunk_id, PendingChunkRow.tokens)
-        .where(PendingChunkRow.content_id == content_id, PendingChunkRow.chunk_id > after)
+        .where(
+            PendingChunkRow.content_id == content_id,
+            PendingChunkRow.chunk_id > after,
+            PendingChunkRow.in_stretch.is_(False),
+        )
         .order_by(PendingChunkRow.chunk_id)
         .limit(limit)
     )
@@ -185,34 +305,26 @@ def store_vectors(
     vectors: Sequence[tuple[PendingChunk, bytes]],
     failures: Sequence[tuple[PendingChunk, str]],
     now: dt.datetime,
+    also: Collection[int] = (),
 ) -> StoredBatch:
     """Store a batch: its vectors, the progress they make, and the documents that they complete.
 
+    also: contents that may be complete as well, for what else was stored of them.
     A chunk that is no longer queued (its file changed meanwhile) is passed over, so that nothing is
     stored twice.
     """
     batch = [chunk for chunk, _ in vectors] + [chunk for chunk, _ in failures]
-    queued: set[int] = set()
-    for start in range(0, len(batch), 500):
-        ids = [chunk.chunk_id for chunk in batch[start : start + 500]]
-        gone = sa.delete(PendingChunkRow).where(PendingChunkRow.chunk_id.in_(ids)).returning(PendingChunkRow.chunk_id)
-        queued.update(session.scalars(gone, execution_options={"synchronize_session": False}))
+    queued = delete_returning(session, PendingChunkRow.chunk_id, [chunk.chunk_id for chunk in batch])
     rows = [{"chunk_id": c.chunk_id, "vector": vector} for c, vector in vectors if c.chunk_id in queued]
-    if rows:
-        session.execute(sa.insert(EmbeddingRow), rows)
+    insert_rows(session, EmbeddingRow, rows)
     for chunk, reason in failures:
         session.execute(sa.update(ChunkRow).where(ChunkRow.id == chunk.chunk_id).values(error=reason))
     done = Counter(c.content_id for c, _ in vectors if c.chunk_id in queued)
     failed = Counter(c.content_id for c, _ in failures if c.chunk_id in queued)
     touched = sorted(done | failed)
-    for content_id in touched:
-        session.execute(
-            sa.update(ContentRow)
-            .where(ContentRow.id == content_id)
-            .values(
-                embedded_count=ContentRow.embedded_count + done[content_id],
-                failed_count=ContentRow.failed_count + failed[content_id],
-            )
+    if touched:
+        session.connection().execute(
+            _PROGRESS, [{"one": number, "more": done[number], "bad": failed[number]} for number in touched]
         )
     session.execute(
         sa.update(RunRow)
@@ -220,7 +332,19 @@ def store_vectors(
         .values(chunks_embedded=RunRow.chunks_embedded + len(rows), heartbeat_at=now)
     )
     session.expire_all()
-    return StoredBatch(len(rows), finish(session, touched, now))
+    return StoredBatch(len(rows), finish(session, {*touched, *also}, now))
+
+
+_contents = table_of(ContentRow).c
+_PROGRESS = (
+    sa.update(table_of(ContentRow))
+    .where(_contents.id == sa.bindparam("one"))
+    .values(
+        embedded_count=_contents.embedded_count + sa.bindparam("more"),
+        failed_count=_contents.failed_count + sa.bindparam("bad"),
+    )
+)
+"""Through the connection: the session would take the parameters for values of rows."""
 
 
 def _claim(
@@ -231,8 +355,21 @@ def _claim(
     state: DocumentState,
     now: dt.datetime,
     limit: int,
+    order: Order,
 ) -> list[int]:
-    free = (
+    free = _free(scopes, target, state, now, order).limit(limit).with_for_update(skip_locked=True)
+    ids = list(session.scalars(free))
+    if ids:
+        session.execute(sa.update(ContentRow).where(ContentRow.id.in_(ids)).values(claimed_by=run_id))
+    return ids
+
+
+def _free(
+    scopes: Sequence[Scope] | None, target: Target, state: DocumentState, now: dt.datetime, order: Order
+) -> sa.Select[int]:
+    """The contents that may be claimed, in their order."""
+    age = ContentRow.modified_ns.desc() if order == "newest" else ContentRow.modified_ns
+    return (
         sa.select(ContentRow.id)
         .where(
             ContentRow.state == state,
@@ -242,14 +379,46 @@ def _claim(
             sa.or_(ContentRow.retry_at.is_(None), ContentRow.retry_at <= now),
             wanted_contents(scopes),
         )
-        .order_by(ContentRow.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+        .order_by(ContentRow.priority, age, ContentRow.id)
     )
-    ids = list(session.scalars(free))
-    if ids:
-        session.execute(sa.update(ContentRow).where(ContentRow.id.in_(ids)).values(claimed_by=run_id))
-    return ids
+
+
+def unread_goes_first(
+    session: Session, scopes: Sequence[Scope] | None, target: Target, now: dt.datetime, order: Order
+) -> bool:
+    """Whether the next content to read comes before the next one to embed; not where either is missing."""
+    found = []
+    for state in (DocumentState.DISCOVERED, DocumentState.EXTRACTED):
+        first = session.get(ContentRow, session.scalar(_free(scopes, target, state, now, order).limit(1)) or 0)
+        if first is None:
+            return False
+        age = -first.modified_ns if order == "newest" else first.modified_ns
+        found.append((first.priority, age, first.id))
+    return found[0] < found[1]
+
+
+def any_extracted(session: Session, scopes: Sequence[Scope] | None, target: Target, now: dt.datetime) -> bool:
+    """Whether a content is read and waits for vectors that may be made by now, claimed or not."""
+    query = sa.select(ContentRow.id).where(
+        ContentRow.state == DocumentState.EXTRACTED,
+        ContentRow.model_id == target.model_id,
+        ContentRow.recipe == target.recipe,
+        sa.or_(ContentRow.retry_at.is_(None), ContentRow.retry_at <= now),
+        wanted_contents(scopes),
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
+def chunks_waiting(session: Session, scopes: Sequence[Scope] | None, target: Target) -> int:
+    """Chunks for this target among the documents in scope that wait for a vector. However many are yet to be read."""
+    waiting = ContentRow.chunk_count - ContentRow.embedded_count - ContentRow.failed_count
+    query = sa.select(sa.func.coalesce(sa.func.sum(waiting), 0)).where(
+        ContentRow.state == DocumentState.EXTRACTED,
+        ContentRow.model_id == target.model_id,
+        ContentRow.recipe == target.recipe,
+        wanted_contents(scopes),
+    )
+    return int(session.scalar(query) or 0)
 
 
 def backlog(

@@ -7,12 +7,14 @@ still searched:
 
     sources 1--n documents --- current_id ---> contents 1--n chunks 1--1 embeddings | pending_chunks
                            \-- pending_id --^         1--1 content_embeddings
+                                                      1--n pending_stretches
     runs 1--n contents (claimed_by: the run that is at work on it)
 
 `current_id` is what search sees. `pending_id` is what is being made; it becomes current in the
 transaction that finishes it.
 
-What the daemon remembers refers to nothing of this: `mode_switches`, `holds`, `loads`, `job_states`.
+What the daemon remembers refers to nothing of this: `mode_switches`, `holds`, `loads`, `tunings`,
+`job_states`.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
+    text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -44,6 +48,12 @@ BigId = BigInteger().with_variant(Integer, "sqlite")
 
 PathText = Text().with_variant(Text(collation="C"), "postgresql")
 """Paths are compared by their characters' codes, as SQLite does, so that a folder is a range."""
+
+
+_CLAIMED = text("claimed_by IS NOT NULL")
+GONE = text("gone_at IS NOT NULL")
+HAS_TOKENS = text("token_count > 0")
+"""Word for word in the index and in whoever asks: SQLite takes a part of a table's index for nothing else."""
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -81,7 +91,10 @@ class Table(DeclarativeBase):
 
 
 class ModelRow(Table):
-    """An embedding model, known by the SHA-256 of its file; `active` marks the one that search uses."""
+    """An embedding model, known by the SHA-256 of its file; `active` marks the one that search uses.
+
+    set_aside: a person moved search away from it, and it does not come back by itself.
+    """
 
     __tablename__ = "models"
 
@@ -93,6 +106,7 @@ class ModelRow(Table):
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     dimension: Mapped[int] = mapped_column(Integer)
     active: Mapped[bool] = mapped_column(default=False)
+    set_aside: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
 
 
@@ -112,10 +126,14 @@ class DocumentRow(Table):
     size and mtime_ns are those of the bytes that `sha256` was made of; mtime_ns is -1 where the
     file was so young that another write could hide behind the same time.
     problem: why the file could not even be read; it then counts as failed.
+    gone_at: when the file was first seen to be gone, where its deletion waits for a person.
     """
 
     __tablename__ = "documents"
-    __table_args__ = (UniqueConstraint("source_id", "path"),)
+    __table_args__ = (
+        UniqueConstraint("source_id", "path"),
+        Index("ix_documents_gone", "source_id", sqlite_where=GONE, postgresql_where=GONE),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     source_id: Mapped[int] = mapped_column(ForeignKey("sources.id", ondelete="CASCADE"))
@@ -127,6 +145,7 @@ class DocumentRow(Table):
     pending_id: Mapped[int | None] = mapped_column(ForeignKey("contents.id"), index=True)
     problem: Mapped[str | None] = mapped_column(Text)
     found_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    gone_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
 
 
 class ContentRow(Table):
@@ -136,12 +155,17 @@ class ContentRow(Table):
     stage, reason: where and why it ended, for a state that is not `embedded`.
     chunk_count, embedded_count, failed_count: kept with each batch, so that progress and status
     never have to count chunks.
+    token_count: of all its chunks together; 0 where it is not known.
+    priority, modified_ns: what waits is taken up by them: the lowest priority first, then by its file's time.
     """
 
     __tablename__ = "contents"
     __table_args__ = (
         UniqueConstraint("sha256", "kind", "model_id", "recipe"),
-        Index("ix_contents_state_id", "state", "id"),
+        Index("ix_contents_oldest", "state", "priority", "modified_ns", "id"),
+        Index("ix_contents_newest", "state", "priority", text("modified_ns DESC"), "id"),
+        Index("ix_contents_claimed", "claimed_by", sqlite_where=_CLAIMED, postgresql_where=_CLAIMED),
+        Index("ix_contents_read", "kind", "id", sqlite_where=HAS_TOKENS, postgresql_where=HAS_TOKENS),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -162,6 +186,9 @@ class ContentRow(Table):
     chunk_count: Mapped[int] = mapped_column(Integer, default=0)
     embedded_count: Mapped[int] = mapped_column(Integer, default=0)
     failed_count: Mapped[int] = mapped_column(Integer, default=0)
+    token_count: Mapped[int] = mapped_column(BigInteger, default=0)
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    modified_ns: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     embedded_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
 
@@ -170,6 +197,8 @@ class ChunkRow(Table):
     """A piece of a content, from character `start_char` to before `end_char` of its text.
 
     A chunk has a row in `pending_chunks` or in `embeddings`, or it has an `error`: just one of the three.
+    digest: of its token ids (see `reuse`); none where its vector is made of more than these.
+    prefix: the header of the table that it begins inside of; its vector is of both, one after the other.
     """
 
     __tablename__ = "chunks"
@@ -186,12 +215,15 @@ class ChunkRow(Table):
     token_count: Mapped[int] = mapped_column(Integer)
     text: Mapped[str] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
+    digest: Mapped[bytes | None] = mapped_column(LargeBinary)
+    prefix: Mapped[str] = mapped_column(Text, default="", server_default="")
 
 
 class PendingChunkRow(Table):
     """A chunk that waits for its vector: the queue. The transaction that stores the vector deletes the row.
 
     tokens: little-endian int32 token ids, special tokens included: text is tokenized once, when it is chunked.
+    in_stretch: its vector comes from a stretch of its document's text, in `pending_stretches`.
     """
 
     __tablename__ = "pending_chunks"
@@ -199,6 +231,23 @@ class PendingChunkRow(Table):
     chunk_id: Mapped[int] = mapped_column(ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True)
     content_id: Mapped[int] = mapped_column(ForeignKey("contents.id", ondelete="CASCADE"), index=True)
     tokens: Mapped[bytes] = mapped_column(LargeBinary)
+    in_stretch: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+
+class PendingStretchRow(Table):
+    """A document's text, or a stretch of it, that waits to be computed in one go.
+
+    tokens: little-endian int32 token ids, special tokens included. spans: little-endian int64 [n, 3], each a chunk's
+    id and from where to before where in `tokens` it reaches; the id 0 is the document itself. Without spans the
+    vector of all of it, made as every vector is, is the document's own.
+    """
+
+    __tablename__ = "pending_stretches"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    content_id: Mapped[int] = mapped_column(ForeignKey("contents.id", ondelete="CASCADE"), index=True)
+    tokens: Mapped[bytes] = mapped_column(LargeBinary)
+    spans: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class EmbeddingRow(Table):
@@ -211,7 +260,10 @@ class EmbeddingRow(Table):
 
 
 class ContentEmbeddingRow(Table):
-    """The vector of a whole document; `method` says how it was made (`mean`: token-weighted mean of its chunks)."""
+    """The vector of a whole document.
+
+    method: `model`, which computed all of the text at once; or `mean`, the token-weighted mean of its chunks.
+    """
 
     __tablename__ = "content_embeddings"
 
@@ -226,6 +278,11 @@ class RunRow(Table):
     pid, process_started: who it is on `host`; a reused pid has another start time.
     job, window_start, window_end: the job that it is a run of, and that job's window; none for one by hand.
     stop_at: when it is to stop so that the next mode serves at the window's end.
+    task: `ingest`, or `extract` for one that only reads. fingerprint, device: what it embedded with, and where.
+    documents_read, pages_read, characters: what it read in `extract_seconds`, the time in which anything was read.
+    tokens_embedded: in `embed_seconds`, the time in which anything was embedded; the slowest request took
+    `request_seconds`.
+    report: what it came to, for people; none for one that did not end by itself.
     """
 
     __tablename__ = "runs"
@@ -245,6 +302,30 @@ class RunRow(Table):
     window_start: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     window_end: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     stop_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    task: Mapped[str] = mapped_column(String(16), default="ingest")
+    fingerprint: Mapped[str | None] = mapped_column(String(64))
+    device: Mapped[str | None] = mapped_column(String(16))
+    documents_read: Mapped[int] = mapped_column(Integer, default=0)
+    documents_done: Mapped[int] = mapped_column(Integer, default=0)
+    pages_read: Mapped[int] = mapped_column(Integer, default=0)
+    characters: Mapped[int] = mapped_column(BigInteger, default=0)
+    tokens_embedded: Mapped[int] = mapped_column(BigInteger, default=0)
+    extract_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    embed_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    request_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class DeliveryRow(Table):
+    """The report of a run that is owed to the webhook. due_at: of the next try; none: delivered, or given up."""
+
+    __tablename__ = "deliveries"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    due_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    error: Mapped[str | None] = mapped_column(Text)
+    delivered_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
 
 
 class ModeSwitchRow(Table):
@@ -295,6 +376,25 @@ class LoadRow(Table):
     seconds: Mapped[float] = mapped_column(Float)
     seconds_max: Mapped[float] = mapped_column(Float)
     count: Mapped[int] = mapped_column(Integer)
+    measured_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class TuningRow(Table):
+    """What `tune` measured for a model on a device, by one build of an engine.
+
+    options: the best ones, over the defaults; empty where the defaults are. trials: every one, as
+    `tunings.StoredTuning` says.
+    """
+
+    __tablename__ = "tunings"
+
+    fingerprint: Mapped[str] = mapped_column(Text, primary_key=True)
+    device: Mapped[str] = mapped_column(Text, primary_key=True)
+    build: Mapped[str] = mapped_column(Text, primary_key=True)
+    engine: Mapped[str] = mapped_column(String(32), primary_key=True)
+    options: Mapped[dict[str, Any]] = mapped_column(JSON)
+    tokens_per_second: Mapped[float] = mapped_column(Float)
+    trials: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     measured_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
 
 

@@ -58,6 +58,16 @@ def _host_routes(services: Services) -> APIRouter:
     async def jobs() -> shapes.Jobs:
         return services.jobs()
 
+    @router.get("/plan", summary="What waits, what fits into the next window, and when all is done")
+    async def plan() -> dict[str, Any]:
+        return await services.plan()
+
+    @router.get(
+        "/reports/latest", summary="The report of the last run that had something to do", responses={404: _ERROR}
+    )
+    async def latest_report() -> dict[str, Any]:
+        return _found(await services.report(None), "there is no report yet")
+
     @router.get("/switches", summary="The journal of switches, newest first")
     async def switches(limit: Limit = 20) -> Sequence[shapes.SwitchRow]:
         return await services.switches(limit)
@@ -87,7 +97,10 @@ def _run_routes(services: Services) -> APIRouter:
 
     @router.post("", status_code=202, summary="Begin a run", responses={400: _ERROR, 409: _ERROR})
     async def start(asked: shapes.RunRequest | None = None) -> shapes.RunStarted:
-        return shapes.RunStarted(run_id=await services.start_run(asked.paths if asked else None))
+        asked = asked or shapes.RunRequest()
+        return shapes.RunStarted(
+            run_id=await services.start_run(asked.paths, asked.confirm_deletions, asked.extract_only)
+        )
 
     @router.get("/current", summary="How far the run at work has come")
     async def current() -> shapes.CurrentRun:
@@ -96,6 +109,18 @@ def _run_routes(services: Services) -> APIRouter:
     @router.post("/current/stop", status_code=202, summary="Let the run at work end after the batches in flight")
     async def stop() -> shapes.StopAsked:
         return shapes.StopAsked(stopping=await services.stop_run())
+
+    @router.get(
+        "/{run_id}/result",
+        summary="What one of the daemon's last runs came to, as `run-now --json` prints it",
+        responses={404: _ERROR},
+    )
+    async def result(run_id: str) -> dict[str, Any]:
+        return _found(services.run_result(run_id), f"what became of a run {run_id} is not known")
+
+    @router.get("/{run_id}/report", summary="The report of a run", responses={404: _ERROR})
+    async def report(run_id: str) -> dict[str, Any]:
+        return _found(await services.report(run_id), f"there is no report of a run {run_id}")
 
     return router
 
@@ -136,6 +161,14 @@ def _document_routes(services: Services) -> APIRouter:
     async def upload(name: str, request: Request) -> shapes.Uploaded:
         return await services.documents.upload(checked_name(name), _parts(request))
 
+    @router.get("/models", summary="The models that made vectors, and which one search uses")
+    async def models() -> Sequence[shapes.IndexModel]:
+        return await services.index_models()
+
+    @router.post("/models/use", summary="Move search to a model in one step", responses={400: _ERROR, 409: _ERROR})
+    async def use_model(asked: shapes.UseModelRequest) -> shapes.ModelUsed:
+        return await services.use_model(asked.model, asked.anyway)
+
     @router.get("/search", summary="The passages nearest in meaning to a question", responses={503: _ERROR})
     async def search(
         q: Annotated[str, Query(min_length=1, max_length=8000)], k: Annotated[int, Query(ge=1, le=100)] = 5
@@ -144,7 +177,23 @@ def _document_routes(services: Services) -> APIRouter:
             raise UsageError("there is nothing to look for")
         return await services.search(q, k)
 
+    @router.get(
+        "/search/documents", summary="The documents nearest in meaning, by their own vectors", responses={503: _ERROR}
+    )
+    async def search_documents(
+        q: Annotated[str, Query(min_length=1, max_length=8000)], k: Annotated[int, Query(ge=1, le=100)] = 5
+    ) -> shapes.DocumentResults:
+        if not q.strip():
+            raise UsageError("there is nothing to look for")
+        return await services.search_documents(q, k)
+
     return router
+
+
+def _found(report: dict[str, Any] | None, otherwise: str) -> dict[str, Any]:
+    if report is None:
+        raise HTTPException(404, otherwise)
+    return report
 
 
 async def _parts(request: Request) -> AsyncIterator[bytes]:

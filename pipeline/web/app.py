@@ -52,7 +52,8 @@ def create_app(services: Services, options: WebOptions, metrics: Metrics) -> Fas
             counts = await services.counts()
         except NightshiftError:
             counts = None
-        figures = Figures(services.host(), services.admission, services.progress(), counts)
+        engine = await services.engine()
+        figures = Figures(services.host(), services.admission, services.progress(), counts, engine)
         return Response(metrics.page(figures), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     errors.install(app)

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from pipeline.core.errors import (
+    ModelIncomplete,
     NightshiftError,
     RunInProgress,
     SettingsError,
@@ -32,6 +33,7 @@ CLIENT_GONE = 499
 _STATUSES: Mapping[type[NightshiftError], int] = {
     UsageError: 400,
     RunInProgress: 409,
+    ModelIncomplete: 409,
     SwitchUnderWay: 409,
     SwitchDeferred: 409,
     TextQueueFull: 429,

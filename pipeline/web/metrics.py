@@ -5,14 +5,16 @@ Every name begins with `nightshift_`; docs/api.md lists them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from pipeline.core.engine_stats import FILL_BOUNDS, ContextStats
 from pipeline.core.modes import Mode, Slot
 
 if TYPE_CHECKING:
@@ -22,9 +24,18 @@ if TYPE_CHECKING:
 
     from pipeline.switcher.admission import Admission
     from pipeline.web import shapes
+    from pipeline.web.services import EngineFigures
 
 _PHASES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 _REQUESTS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+_ENGINE_COUNTERS: Mapping[str, tuple[str, Callable[[ContextStats], float]]] = {
+    "tokens": ("Tokens that the embedding engine computed.", lambda context: context.tokens),
+    "sequences": ("Inputs that it computed.", lambda context: context.sequences),
+    "batches": ("Batches that it computed them in.", lambda context: context.batches),
+    "computing_seconds": ("Seconds in which it computed.", lambda context: context.computing),
+    "waiting_seconds": ("Seconds in which it waited for input.", lambda context: context.waiting),
+}
 
 
 class Metrics:
@@ -120,11 +131,41 @@ class Figures(Collector):
     admission: Admission
     progress: shapes.RunProgress | None
     counts: shapes.Counts | None
+    engine: EngineFigures
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges."""
+        """The gauges, and the engine's counters."""
         yield from self._host()
         yield from self._work()
+        yield from self._engine()
+
+    def _engine(self) -> Iterator[Metric]:
+        stats = self.engine.stats
+        for name, (about, read) in _ENGINE_COUNTERS.items():
+            counter = CounterMetricFamily(f"nightshift_engine_{name}", about, labels=["context"])
+            for number, context in enumerate(stats.contexts):
+                counter.add_metric([str(number)], read(context))
+            if name != "waiting_seconds":
+                counter.add_metric(["whole"], read(stats.whole))
+            yield counter
+        fill = HistogramMetricFamily(
+            "nightshift_engine_batch_fill", "Tokens of a batch over its budget; 1 is full.", labels=["context"]
+        )
+        for number, context in enumerate(stats.contexts):
+            bounds = [*map(str, FILL_BOUNDS), "+Inf"]
+            fill.add_metric([str(number)], list(zip(bounds, accumulate(context.fills), strict=True)), context.fill_sum)
+        yield fill
+        yield GaugeMetricFamily(
+            "nightshift_engine_tokens_per_second",
+            "Tokens that the embedding engine computed, over some seconds.",
+            value=self.engine.tokens_per_second,
+        )
+        yield GaugeMetricFamily(
+            "nightshift_engine_queued_tokens", "Tokens that wait for a context.", value=stats.queued_tokens
+        )
+        yield GaugeMetricFamily(
+            "nightshift_engine_queued_requests", "Requests of which something waits.", value=stats.queued_requests
+        )
 
     def _host(self) -> Iterator[Metric]:
         mode = GaugeMetricFamily("nightshift_mode", "1 for the mode that is on.", labels=["mode"])

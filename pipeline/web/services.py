@@ -2,8 +2,8 @@
 
 Plain functions are answered from memory and must not block; asynchronous ones may take their time.
 They raise the errors of `core.errors`, which `web.errors` turns into HTTP answers: `UsageError` is a
-wrong request; `RunInProgress`, `SwitchUnderWay` and `SwitchDeferred` are a conflict; `TextQueueFull` is
-too many requests; every other one is a service that is not available now.
+wrong request; `RunInProgress`, `ModelIncomplete`, `SwitchUnderWay` and `SwitchDeferred` are a conflict;
+`TextQueueFull` is too many requests; every other one is a service that is not available now.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from pipeline.core.documents import DocumentState
+from pipeline.core.engine_stats import EngineStats
 from pipeline.core.modes import Mode, Slot
 from pipeline.switcher.admission import Admission
 from pipeline.web import shapes
@@ -31,6 +32,14 @@ class Target:
     model: str
     api_key: str | None = field(default=None, repr=False)
     rewrite_model: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFigures:
+    """What the embedding engine counted since the daemon began, and its tokens a second between the last two looks."""
+
+    stats: EngineStats
+    tokens_per_second: float
 
 
 class SwitchService(Protocol):
@@ -87,13 +96,19 @@ class Services:
     models: the configured models, whatever the mode.
     host: mode, slots, GPU memory.
     broken: why the daemon cannot go on, None where it can; `/management/health` is then 503.
+    engine: the embedding engine's counters.
     counts: what the database holds. progress: of the run at work, None where none is.
     jobs, config: as the command line shows them; secrets are left out by whoever fills this.
     switch: see `SwitchService`. end_hold: whether there was one.
     runs: the last ones, newest first. start_run: begins one and returns its id (None: the inbox and
-        all that waits). stop_run: asks it to end, and says whether there was one.
+        all that waits; the flags: deletions that wait for a person are confirmed; documents are only read).
+        stop_run: asks it to end, and says whether there was one. run_result: what one of the last came to, as
+        `run-now --json` says it; None where that is not known.
+    report: of a run, or the newest; None where there is none. plan: what waits, and when it is done.
     switches: the journal, newest first.
-    search: `text`, how many. embed_text: text and metadata onto the queue; raises TextQueueFull.
+    index_models: those that made vectors, the one that search uses first. use_model: moves search to the one
+        that a name means, and says what it lacks (`True`: whatever it lacks); raises ModelIncomplete.
+    search, search_documents: `text`, how many. embed_text: text and metadata onto the queue; raises TextQueueFull.
     text_state: what became of such a text; None where there is none of that id.
     """
 
@@ -109,13 +124,20 @@ class Services:
     jobs: Callable[[], shapes.Jobs]
     progress: Callable[[], shapes.RunProgress | None]
     counts: Callable[[], Awaitable[shapes.Counts]]
+    engine: Callable[[], Awaitable[EngineFigures]]
     switch: SwitchService
     end_hold: Callable[[], Awaitable[bool]]
     runs: Callable[[int], Awaitable[Sequence[shapes.LastRun]]]
-    start_run: Callable[[Sequence[str] | None], Awaitable[str]]
+    start_run: Callable[[Sequence[str] | None, bool, bool], Awaitable[str]]
     stop_run: Callable[[], Awaitable[bool]]
+    run_result: Callable[[str], dict[str, Any] | None]
+    report: Callable[[str | None], Awaitable[dict[str, Any] | None]]
+    plan: Callable[[], Awaitable[dict[str, Any]]]
     switches: Callable[[int], Awaitable[Sequence[shapes.SwitchRow]]]
     documents: DocumentsService
+    index_models: Callable[[], Awaitable[Sequence[shapes.IndexModel]]]
+    use_model: Callable[[str, bool], Awaitable[shapes.ModelUsed]]
     search: Callable[[str, int], Awaitable[shapes.SearchResults]]
+    search_documents: Callable[[str, int], Awaitable[shapes.DocumentResults]]
     embed_text: Callable[[str, dict[str, Any]], Awaitable[shapes.TextTaken]]
     text_state: Callable[[str], Awaitable[shapes.TextState | None]]

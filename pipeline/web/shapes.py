@@ -160,13 +160,17 @@ class HostState(Shape):
 
 
 class LastRun(Shape):
-    """A run, as the database has it. job: the name of the job that it was for, None for a run by hand."""
+    """A run, as the database has it. job: the name of the job that it was for, None for a run by hand.
+
+    task: `ingest`, or `extract` for one that only reads.
+    """
 
     run_id: str
     outcome: Literal["running", "complete", "stopped", "failed", "interrupted"]
     started_at: datetime
     finished_at: datetime | None
     job: str | None = None
+    task: str = "ingest"
     sources: Sequence[str] = ()
     chunks_embedded: int
     error: str | None = None
@@ -179,18 +183,30 @@ class EmbeddingModel(Shape):
     dimension: int
 
 
+class WaitingDeletion(Shape):
+    """Documents of the source at `root` whose files are gone since `since`, and that stay until a person says so."""
+
+    root: str
+    documents: int
+    since: datetime
+
+
 class Counts(Shape):
-    """What the database holds. documents: by state, and `total`. chunks: `total` and `embedded`. texts: by state."""
+    """What the database holds. documents: by state, and `total`. chunks: `total` and `embedded`. texts: by state.
+
+    deletions: those that wait for a person, by source.
+    """
 
     documents: Mapping[str, int]
     chunks: Mapping[str, int]
     texts: Mapping[str, int] = Field(default_factory=dict)
     model: EmbeddingModel | None = None
     last_run: LastRun | None = None
+    deletions: Sequence[WaitingDeletion] = ()
 
 
 class Status(Shape):
-    """The answer of `/api/status`. run: the one at work, None where none is."""
+    """The answer of `/api/status`. run: the one at work, None where none is. deletions: as in `Counts`."""
 
     version: str
     started_at: datetime
@@ -201,6 +217,7 @@ class Status(Shape):
     texts: Mapping[str, int]
     model: EmbeddingModel | None
     last_run: LastRun | None
+    deletions: Sequence[WaitingDeletion]
 
 
 class GpuMemoryUsage(BaseModel):
@@ -308,7 +325,7 @@ class JobState(Shape):
     file: str
     enabled: bool
     current: bool
-    mode: Mode
+    mode: Mode | None
     cron: str
     until: str
     timezone: str
@@ -320,6 +337,9 @@ class JobState(Shape):
     retries: int
     catch_up: bool
     priority: int
+    order: str | None = None
+    workers: int | None = None
+    nice: int | None = None
     open: JobWindow | None
     next: Sequence[JobWindow]
 
@@ -351,9 +371,15 @@ class Jobs(Shape):
 
 
 class RunRequest(Request):
-    """The body of `POST /api/runs`. paths: files and folders on the host; left out: the inbox and all that waits."""
+    """The body of `POST /api/runs`. paths: files and folders on the host; left out: the inbox and all that waits.
+
+    confirm_deletions: believe it where many documents of a folder are gone, and delete them from the index.
+    extract_only: read the documents, and leave the vectors to another run; needs no model.
+    """
 
     paths: list[str] | None = Field(default=None, min_length=1, max_length=1000)
+    confirm_deletions: bool = False
+    extract_only: bool = False
 
 
 class RunStarted(Shape):
@@ -371,7 +397,10 @@ class FailedDocument(Shape):
 
 
 class RunProgress(Shape):
-    """How far the run at work has come. chunks_per_second: over the last half minute."""
+    """How far the run at work has come. chunks_per_second: over the last half minute.
+
+    unsettled: files that are still being written to, which a later run reads.
+    """
 
     run_id: str
     phase: str
@@ -387,6 +416,7 @@ class RunProgress(Shape):
     seconds_left: float | None
     current: str
     failures: Sequence[FailedDocument] = ()
+    unsettled: Sequence[str] = ()
 
 
 class CurrentRun(BaseModel):
@@ -405,7 +435,10 @@ class StopAsked(BaseModel):
 
 
 class DocumentLine(Shape):
-    """A document in a list. file: its absolute path. embedded: how many of its chunks have a vector."""
+    """A document in a list. file: its absolute path. embedded: how many of its chunks have a vector.
+
+    pages_without_text: how many of its pages are pictures, or empty.
+    """
 
     id: int
     file: str
@@ -415,10 +448,11 @@ class DocumentLine(Shape):
     pages: int
     chunks: int
     embedded: int
+    pages_without_text: int
 
 
 class ChunkLine(Shape):
-    """A chunk of a document."""
+    """A chunk of a document. prefix: the header of the table that its text begins inside of."""
 
     ordinal: int
     page_first: int | None
@@ -428,11 +462,17 @@ class ChunkLine(Shape):
     embedded: bool
     error: str | None
     text: str
+    prefix: str = ""
 
 
 class DocumentDetail(DocumentLine):
-    """Everything about one document. replacing: search sees an older version of it until this one is done."""
+    """Everything about one document. replacing: search sees an older version of it until this one is done.
 
+    link: opens its file on the host. method: how its own vector was made: `model`, over the whole text at once, or
+    `mean`, of its chunks. gone_at: since when its file is gone, where its deletion waits for a person.
+    """
+
+    link: str
     kind: str | None
     size: int
     sha256: str | None
@@ -442,6 +482,8 @@ class DocumentDetail(DocumentLine):
     embedded_at: datetime | None
     details: Mapping[str, Any]
     replacing: bool
+    method: str | None = None
+    gone_at: datetime | None = None
     chunk_list: Sequence[ChunkLine]
 
 
@@ -466,17 +508,91 @@ class Uploaded(Shape):
     replaced: bool
 
 
+class IndexModel(Shape):
+    """A model that made vectors.
+
+    path: of its file, where it was last. active: search uses it. building: documents wait for it.
+    set_aside: a person moved search away from it, and it does not move back by itself.
+    documents: that have been through it; missing: that have not; complete: none is missing.
+    chunks: with a vector of it. size: bytes that all this takes in the database, about.
+    """
+
+    name: str
+    path: str
+    fingerprint: str
+    dimension: int
+    active: bool
+    building: bool
+    set_aside: bool
+    complete: bool
+    documents: int
+    missing: int
+    chunks: int
+    size: int
+    created_at: datetime
+    last_embedded_at: datetime | None
+
+
+class UseModelRequest(Request):
+    """The body of `POST /api/models/use`.
+
+    model: its name, its file's name, or the start of its fingerprint.
+    anyway: even if documents have not been through it.
+    """
+
+    model: str = Field(min_length=1)
+    anyway: bool = False
+
+
+class ModelUsed(Shape):
+    """The model that search uses now. moved: it used another one before. missing: documents that it does not find."""
+
+    model: IndexModel
+    moved: bool
+    missing: int
+
+
 class SearchHit(Shape):
-    """A passage. score: the cosine. also: other files that hold the same document. pages: first and last."""
+    """A passage. score: the cosine. also: other files that hold the same document. pages: first and last.
+
+    link: opens the file on the host, a PDF at the passage's page. table_header: of the table that the text begins
+    inside of.
+    """
 
     rank: int
     score: float
     file: str
     also: Sequence[str] = ()
+    link: str
     title: str | None
     pages: tuple[int, int] | None
     heading: str | None
+    table_header: str | None = None
     text: str
+
+
+class DocumentHit(Shape):
+    """A document, found by its own vector. score: the cosine. also: other files that hold it. pages: how many.
+
+    method: how its vector was made: `model`, of all its text at once, or `mean`, of its passages' vectors.
+    """
+
+    rank: int
+    score: float
+    file: str
+    also: Sequence[str] = ()
+    link: str
+    title: str | None
+    pages: int
+    method: str
+
+
+class DocumentResults(Shape):
+    """Documents, best first. model: None where nothing was embedded yet."""
+
+    query: str
+    model: str | None
+    results: Sequence[DocumentHit]
 
 
 class SearchResults(Shape):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.core.documents import DocumentKind
 from pipeline.core.errors import SourceError, UsageError
+from pipeline.core.kinds import KINDS
 from pipeline.web.shapes import Uploaded
 
 LONGEST_NAME = 200
@@ -30,9 +31,9 @@ def checked_name(name: str) -> str:
         UsageError: no document can be called that.
     """
     name = unicodedata.normalize("NFC", name)
-    kinds = ", ".join(f".{kind}" for kind in DocumentKind)
-    if not name.lower().endswith(tuple(f".{kind}" for kind in DocumentKind)):
-        raise UsageError(f"{name!r}: only documents are taken, whose names end in {kinds}")
+    endings = (*KINDS, f".{DocumentKind.TEXT}")
+    if not name.lower().endswith(endings):
+        raise UsageError(f"{name!r}: only documents are taken, whose names end in {', '.join(endings)}")
     if name.startswith(".") or any(character in "/\\:" or not character.isprintable() for character in name):
         raise UsageError(f"{name!r}: a file name is wanted, without folders, hidden or control characters")
     if len(name.encode()) > LONGEST_NAME:

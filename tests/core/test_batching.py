@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.batching import halve, pack, plan_share, plan_ubatch, take_fitting
+from pipeline.core.batching import halve, pack, plan_share, plan_ubatch, take_alike, take_fitting
 
 lengths_lists = st.lists(st.integers(1, 600), max_size=200)
 
@@ -52,6 +52,30 @@ def test_take_fitting_takes_nothing_that_does_not_fit_unless_forced() -> None:
     assert take_fitting(waiting, 200, 4, force_first=True) == [(400, 1)]
     assert waiting == [(300, 0)]
     assert take_fitting(waiting, 300, 0, force_first=True) == []
+
+
+@given(lengths_lists, st.integers(1, 4096), st.integers(1, 64))
+def test_padded_batches_lose_nothing_and_keep_both_limits(lengths: list[int], room: int, slots: int) -> None:
+    waiting = sorted((length, -index) for index, length in enumerate(lengths))
+    batches = []
+    while waiting:
+        batch = take_alike(waiting, room, slots)
+        assert waiting == sorted(waiting)
+        batches.append(batch)
+    assert sorted(-key for batch in batches for _, key in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(length for length, _ in batch)
+        assert 1 <= len(batch) <= slots
+        assert len(batch) * longest <= room or len(batch) == 1
+        assert min(length for length, _ in batch) * 2 >= longest
+
+
+def test_a_padded_batch_is_joined_by_what_is_like_it() -> None:
+    waiting = [(40, 0), (90, 1), (100, 2), (300, 3)]
+    assert take_alike(waiting, 400, 8, longest=100, held=2) == [(100, 2), (90, 1)]
+    assert waiting == [(40, 0), (300, 3)]
+    assert take_alike(waiting, 100, 8) == [(300, 3)]
+    assert take_alike(waiting, 400, 0) == []
 
 
 @given(st.lists(st.integers(), min_size=2))

@@ -49,6 +49,38 @@ def test_the_schedule_is_followed() -> None:
     assert shift("12:00").task is None
 
 
+AHEAD = Job("ahead", parse_cron("0 9-17 * * *"), dt.timedelta(hours=1), UTC, None, task="extract", retries=1)
+
+
+def test_reading_ahead_goes_on_beside_any_mode_and_changes_none() -> None:
+    jobs = (*JOBS, AHEAD)
+    for text in ("03:00", "08:30", "09:30", "17:59", "18:30"):
+        plain, beside = shift(text), shift(text, jobs=jobs)
+        assert (plain.mode, plain.task, plain.stop_at) == (beside.mode, beside.task, beside.stop_at)
+        assert (beside.reading is not None) == (text in ("09:30", "17:59"))
+    reading = shift("09:30", jobs=jobs, hold=Hold(Mode.IDLE)).reading
+    assert reading is not None
+    assert (reading.job, reading.stop_at) == (AHEAD, at("10:00"))
+    assert shift("09:59:50", jobs=jobs).look_again <= at("10:00")
+    assert shift("03:00", jobs=(AHEAD,)).mode is Mode.IDLE
+
+
+def test_reading_ahead_is_done_for_its_window_and_given_up_like_any_task() -> None:
+    jobs = (*JOBS, AHEAD)
+    done = {"ahead": Past(started=at("09:00"), finished=at("09:20"))}
+    assert shift("09:30", jobs=jobs, past=done).reading is None
+    assert shift("10:30", jobs=jobs, past=done).reading is not None
+    assert shift("09:30", jobs=jobs, past={"ahead": Past(started=at("09:10"), failures=2)}).reading is None
+    assert shift("09:30", jobs=jobs, past={"ahead": Past(started=at("09:10"), failures=1)}).reading is not None
+
+
+def test_of_two_jobs_that_read_the_one_of_higher_priority_does() -> None:
+    urgent = Job("urgent", parse_cron("0 9 * * *"), dt.time(12), UTC, None, task="extract", priority=5)
+    reading = shift("09:30", jobs=(*JOBS, AHEAD, urgent)).reading
+    assert reading is not None
+    assert reading.job is urgent
+
+
 def test_until_is_kept_by_stopping_early() -> None:
     # 40 s to load and 5 s to drain before 08:00, and 15 s more for the last batch to be stored.
     assert shift("07:00").stop_at == at("07:59:00")

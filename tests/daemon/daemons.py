@@ -74,6 +74,7 @@ class Place:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("NIGHTSHIFT_")}
         return inherited | {
             "NIGHTSHIFT_DATA_DIR": str(self.data),
+            "NIGHTSHIFT_SOURCES_SETTLE": "0",
             "NIGHTSHIFT_JOBS_DIR": str(self.jobs),
             "PYTHONPATH": str(ROOT),
             **self.settings,
@@ -124,7 +125,7 @@ class Place:
             yield daemon
             children = daemon.children()
             assert daemon.stop() == 0, daemon.log.read_text()[-4000:]
-            _, alive = psutil.wait_procs(children, timeout=5)
+            _, alive = psutil.wait_procs(children, timeout=60)
             assert not alive
         finally:
             if daemon.process.poll() is None:

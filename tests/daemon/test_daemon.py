@@ -176,7 +176,7 @@ def test_a_daemon_killed_in_any_phase_leaves_no_orphan_and_comes_back_in_the_rig
         switch.join(20)
         if holding is not None:
             holding.join(20)
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=60)
         assert not alive, f"killed in {phase}: {[' '.join(p.cmdline()) for p in alive]}"
         held = rows(place.data / "nightshift.db", "SELECT mode FROM holds")
         target = held[0][0] if held else "generation"

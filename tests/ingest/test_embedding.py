@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from pipeline.backends.embedding import EmbeddingBackend
 from pipeline.backends.models import resolve
 from pipeline.backends.options import EmbeddingOptions
-from pipeline.core.errors import BackendDied, BackendError, BackendStartFailed, BackendTimeout
+from pipeline.core.errors import BackendDied, BackendError, BackendRefused, BackendStartFailed, BackendTimeout
 from pipeline.core.vectors import from_blobs
 from pipeline.ingest.embedding import Batch, CarefulEmbedder
 from pipeline.store.queue import PendingChunk
+from pipeline.store.stretches import PendingStretch
 from tests.conftest import DEFAULT_MODEL
 from tests.ingest.crashing_server import DEADLY, NOT_FINITE, ONCE, ONCE_VARIABLE
 
@@ -69,6 +70,44 @@ async def test_batches_in_flight_beside_a_bad_one_are_not_lost(backend: Embeddin
     ]
 
 
+def stretches(tokens: Sequence[Sequence[int]], spans: Sequence[Sequence[int]] = ()) -> list[PendingStretch]:
+    places = np.asarray(spans, np.int64).reshape(-1, 3)
+    return [PendingStretch(number, number, np.asarray(ids, np.int32), places) for number, ids in enumerate(tokens)]
+
+
+async def test_the_one_bad_document_is_found_and_the_others_are_computed_whole(backend: EmbeddingBackend) -> None:
+    whole = stretches([[101, 2000 + n, NOT_FINITE if n == 2 else 1000, 102] for n in range(5)])
+    found = await CarefulEmbedder(backend).embed_stretches(whole)
+    assert sorted(stretch.id for stretch, _ in found.vectors) == [0, 1, 3, 4]
+    assert {matrix.shape for _, matrix in found.vectors} == {(1, 384)}
+    assert [(stretch.id, "finite" in reason) for stretch, reason in found.failures] == [(2, True)]
+
+
+async def test_a_death_while_documents_are_computed_costs_nothing(backend: EmbeddingBackend) -> None:
+    whole = stretches([[101, 2000 + n, ONCE if n == 2 else 1000, 102] for n in range(5)])
+    found = await CarefulEmbedder(backend).embed_stretches(whole)
+    assert (len(found.vectors), found.failures) == (5, [])
+
+
+async def test_a_stretch_whose_spans_are_too_long_is_refused_once_and_the_others_are_not(
+    backend: EmbeddingBackend,
+) -> None:
+    some = stretches([[101, *range(2000, 2000 + n), 102] for n in (20, 600, 30)], [(7, 0, 10), (8, 10, 20)])
+    found = await CarefulEmbedder(backend).embed_stretches(some)
+    assert sorted(stretch.id for stretch, _ in found.vectors) == [0, 2]
+    assert {matrix.shape for _, matrix in found.vectors} == {(2, 384)}
+    assert [(stretch.id, "602 tokens" in reason) for stretch, reason in found.failures] == [(1, True)]
+
+
+async def test_what_is_refused_for_one_document_is_not_asked_again() -> None:
+    server = Scripted(error=BackendRefused(400, "too long"))
+    found = await CarefulEmbedder(server).embed_stretches(stretches([[1, 2], [3, 4]]))
+    assert server.asked == [2, 2, 1, 1]
+    assert [reason for _, reason in found.failures] == [str(BackendRefused(400, "too long"))] * 2
+    alone = await CarefulEmbedder(server).embed_stretches(stretches([[1, 2]]))
+    assert (len(server.asked), len(alone.failures)) == (5, 1)
+
+
 class Scripted:
     """A server whose every answer is prescribed; it records what it is asked."""
 
@@ -84,6 +123,18 @@ class Scripted:
         if self.error is not None:
             raise self.error
         return np.eye(len(inputs), 4, dtype=np.float32)
+
+    @property
+    def longest(self) -> int | None:
+        return None
+
+    async def embed_whole(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        return await self.embed(inputs)
+
+    async def embed_spans(
+        self, inputs: Sequence[Sequence[int]], spans: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[NDArray[np.float32]]:
+        return [await self.embed(inputs) for _ in spans]
 
     async def ensure_ready(self) -> None:
         if not self.starts:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from benchmarks.corpus import write_corpus
-from pipeline.core.errors import BackendStartFailed
+from pipeline.core.errors import BackendRefused, BackendStartFailed
 from pipeline.ingest.flow import ingest
 from pipeline.ingest.pool import ExtractionPool
 from pipeline.ingest.progress import Progress
@@ -23,7 +24,9 @@ from pipeline.store.database import Database
 from pipeline.store.models import Target
 from pipeline.store.runs import Process
 from pipeline.store.scopes import Scope
+from pipeline.store.tables import ContentEmbeddingRow, PendingStretchRow
 from tests.conftest import DEFAULT_MODEL
+from tests.extract.sample_documents import docx, p
 
 DIMENSION = 4
 
@@ -45,6 +48,18 @@ class Instant:
         self.requests.append(len(inputs))
         await asyncio.sleep(self.pause)
         return np.tile(np.eye(1, DIMENSION, dtype=np.float32), (len(inputs), 1))
+
+    @property
+    def longest(self) -> int | None:
+        return None
+
+    async def embed_whole(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        return await self.embed(inputs)
+
+    async def embed_spans(
+        self, inputs: Sequence[Sequence[int]], spans: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[NDArray[np.float32]]:
+        return [await self.embed([inputs[0]] * len(inside)) for inside in spans]
 
     async def ensure_ready(self) -> None:
         self.starts += 1
@@ -142,6 +157,25 @@ async def test_reading_pauses_while_enough_waits_and_goes_on_after(
     assert 0 < highest < 40 + 16 * 15
 
 
+async def test_a_run_that_needs_no_vector_starts_no_server(
+    store: Database, pool: ExtractionPool, tmp_path: Path
+) -> None:
+    docs = tmp_path / "docs"
+    write_corpus(docs, pages=4, pages_per_document=2)
+    first, again = Instant(), Instant()
+    await ingest(make_work(store, pool, first, docs, "first", Limits()))
+    assert first.starts == 1
+    (docs / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    (docs / "empty.docx").write_bytes(docx(p("")))
+    work = make_work(store, pool, again, docs, "again", Limits(), recipe="another")  # that cuts the same chunks
+    await ingest(work)
+    assert (again.starts, again.requests) == (0, [])
+    assert work.progress.chunks_reused == sum(first.requests)
+    with store.snapshot() as session:
+        states = overview.count_documents(session)
+    assert (states["embedded"], states["failed"], states["empty"]) == (2, 1, 1)
+
+
 async def test_a_server_that_does_not_come_up_ends_the_run_and_loses_no_text(
     store: Database, pool: ExtractionPool, tmp_path: Path
 ) -> None:
@@ -149,6 +183,25 @@ async def test_a_server_that_does_not_come_up_ends_the_run_and_loses_no_text(
     with pytest.raises(ExceptionGroup) as caught:
         await ingest(make_work(store, pool, Instant(refuses=True), tmp_path / "docs", "run", Limits()))
     assert caught.group_contains(BackendStartFailed, depth=1)
+
+
+class DiesSoon(Instant):
+    """Answers once, and then does not come up any more."""
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        if self.requests:
+            raise BackendStartFailed("it does not come up")
+        return await super().embed(inputs)
+
+
+async def test_what_was_computed_is_stored_though_the_server_does_not_come_back(
+    store: Database, pool: ExtractionPool, tmp_path: Path
+) -> None:
+    write_corpus(tmp_path / "docs", pages=12, pages_per_document=3)
+    limits = Limits(look_ahead=8, request_chunks=8, requests_in_flight=1)
+    with pytest.RaisesGroup(BackendStartFailed, flatten_subgroups=True):
+        await ingest(make_work(store, pool, DiesSoon(), tmp_path / "docs", "run", limits))
+    assert (await store.read(overview.count_chunks))["embedded"] == 8
 
 
 async def test_a_file_that_is_away_is_not_counted_against(
@@ -161,7 +214,8 @@ async def test_a_file_that_is_away_is_not_counted_against(
     # Known and waiting, and then its disk is away when it is to be read.
     target, place = work.target, work.places[0]
     from pipeline.core.changes import Moves
-    from pipeline.ingest.files import read_files, scan
+    from pipeline.ingest.files import scan
+    from pipeline.ingest.hashing import read_files
     from pipeline.store.library import ReadFile
 
     (read,) = read_files(place.root, scan(place.root).found)
@@ -175,3 +229,44 @@ async def test_a_file_that_is_away_is_not_counted_against(
     (content,) = await store.read(queue.claim_to_extract, "run", None, target, utc_now().replace(year=2100), 9)
     assert content.attempts == 0
     assert embedder.starts <= 1
+
+
+class Short(Instant):
+    """A server that computes no whole documents and no stretches."""
+
+    refused = 0
+
+    async def embed_whole(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        self.refused += len(inputs)
+        raise BackendRefused(400, f"{len(inputs[0])} tokens are too many")
+
+    async def embed_spans(
+        self, inputs: Sequence[Sequence[int]], spans: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[NDArray[np.float32]]:
+        self.refused += len(inputs)
+        raise BackendRefused(404, "no such route")
+
+
+@pytest.mark.parametrize("late", [True, False])
+async def test_what_cannot_be_computed_whole_is_made_of_the_chunks(
+    store: Database, tmp_path: Path, *, late: bool
+) -> None:
+    (tmp_path / "docs").mkdir()
+    for keeper in ("Ada", "Ines"):
+        text = " ".join(f"In {1900 + n} {keeper} wrote that {n} ships had passed her lamp." for n in range(20))
+        (tmp_path / "docs" / f"{keeper}.docx").write_bytes(docx(p(text)))
+    async with ExtractionPool(
+        1, model_path=DEFAULT_MODEL, limit=64, overlap=8, pdf_engine="auto", document_tokens=2048, late_chunking=late
+    ) as pool:
+        server = Short()
+        work = make_work(store, pool, server, tmp_path / "docs", "run", Limits(request_chunks=4))
+        async with asyncio.timeout(60):
+            await ingest(work)
+    with store.snapshot() as session:
+        assert session.scalars(sa.select(ContentEmbeddingRow.method)).all() == ["mean", "mean"]
+        assert session.scalars(sa.select(PendingStretchRow.id)).all() == []
+        chunks = overview.count_chunks(session)
+    assert chunks["embedded"] == chunks["total"] > 8
+    assert server.refused >= 2
+    assert sum(server.requests) == chunks["total"]
+    assert max(server.requests) <= 4

@@ -76,14 +76,14 @@ async def test_it_ends_with_its_input() -> None:
     process = await start_worker(os.getpid())
     assert process.stdin is not None
     process.stdin.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await process.communicate()
     assert process.returncode == 0
 
 
 async def test_an_orphan_ends_at_once() -> None:
     process = await start_worker(parent=1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert (await process.communicate())[0] == b""
     assert process.returncode == 0
 
@@ -92,7 +92,7 @@ async def test_a_job_that_is_no_job_ends_it() -> None:
     process = await start_worker(os.getpid())
     assert process.stdin is not None
     process.stdin.write(b"\xff\xff\xff\xff")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await process.wait()
         process.stdin.close()
         await process.communicate()

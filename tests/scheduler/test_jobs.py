@@ -70,6 +70,9 @@ def test_every_key_of_a_file_reaches_the_job(tmp_path: Path) -> None:
         retries = 0
         catch_up = true
         priority = -3
+        order = "oldest"
+        workers = 3
+        nice = 5
     """
     assert set(tomllib.loads(text)) == {key.name for key in KEYS}
     job = only_job(tmp_path, text)
@@ -88,6 +91,9 @@ def test_every_key_of_a_file_reaches_the_job(tmp_path: Path) -> None:
         retries=0,
         catch_up=True,
         priority=-3,
+        order="oldest",
+        workers=3,
+        nice=5,
     )
     assert job.cron.text == "30 1 * jan-jun mon-fri"
 
@@ -104,6 +110,20 @@ def test_until_may_be_written_in_several_ways(tmp_path: Path, written: str, unti
     ("text", "expected"),
     [
         (NIGHT + 'catchup = true\n', 'x.toml:4: catchup: unknown key, did you mean "catch_up"?'),
+        (
+            'cron = "0 9 * * *"\nuntil = "1h"\ntask = "extract"\nmode = "idle"\n',
+            'x.toml:4: mode: is not for a job with task = "extract", which reads beside whatever mode is on: '
+            "leave it out",
+        ),
+        ('cron = "0 9 * * *"\nuntil = "1h"\n', "x.toml: mode: is missing"),
+        (
+            'cron = "0 9 * * *"\nuntil = "1h"\ntask = "extract"\ncatch_up = true\n',
+            'x.toml:4: catch_up: is for a job with task = "ingest": what was not read ahead is read at night',
+        ),
+        (
+            'cron = "0 9 * * *"\nuntil = "1h"\nmode = "generation"\norder = "oldest"\n',
+            'x.toml:4: order: is for a job with task = "ingest"',
+        ),
         (NIGHT + '\n[schedule]\ncron = "1"\n', "x.toml:5: schedule: unknown key"),
         (NIGHT.replace("0 2", "0 26"), 'x.toml:1: cron: hour "26" should be 0 to 23'),
         (NIGHT.replace("0 2 * * *", "0 2 30 feb *"), "x.toml:1: cron: never fires: there is no day 30 in February"),
@@ -125,7 +145,7 @@ def test_until_may_be_written_in_several_ways(tmp_path: Path, written: str, unti
          'not "berlin"'),
         (NIGHT + 'timezone = "../x"', 'x.toml:4: timezone: should be a time zone, such as Europe/Berlin, not "../x"'),
         (NIGHT + "timezone = 9", "x.toml:4: timezone: should be text, not 9"),
-        (NIGHT + 'task = "embed"', 'x.toml:4: task: should be "ingest", not "embed"'),
+        (NIGHT + 'task = "embed"', 'x.toml:4: task: should be "ingest" or "extract", not "embed"'),
         (DAY + 'task = "ingest"', 'x.toml:4: task: "ingest" needs the mode "embedding" or "mixed", not "generation"'),
         (NIGHT + 'sources = ["a"]', 'x.toml:4: sources: is for a job with task = "ingest"'),
         (NIGHT + "catch_up = true", 'x.toml:4: catch_up: is for a job with task = "ingest"'),
@@ -293,6 +313,7 @@ def test_the_jobs_that_ship_fill_the_day_and_do_not_overlap() -> None:
         "nightly-embedding": Mode.EMBEDDING,
         "generation": Mode.GENERATION,
         "mixed": Mode.MIXED,
+        "read-ahead": None,
     }
     night = next(job for job in loaded.jobs if job.mode is Mode.EMBEDDING)
     assert (night.task, night.sources) == ("ingest", ())
@@ -334,14 +355,15 @@ def test_defaults_are_what_a_job_has(tmp_path: Path) -> None:
 
 def test_the_documented_examples_are_jobs_that_go_together(tmp_path: Path) -> None:
     examples = re.findall(r"```toml\n(.*?)```", DOCUMENT, flags=re.DOTALL)
-    assert [only_job(tmp_path, text).mode for text in examples] == [Mode.EMBEDDING, Mode.GENERATION, Mode.EMBEDDING]
-    _, always, nights = examples
-    both = loaded_from(folder_with(tmp_path, only=always, nights=nights))
-    assert both.problems == ()
+    modes = [only_job(tmp_path, text).mode for text in examples]
+    assert modes == [Mode.EMBEDDING, Mode.GENERATION, Mode.EMBEDDING, None]
+    _, always, nights, ahead = examples
+    together = loaded_from(folder_with(tmp_path, only=always, nights=nights, ahead=ahead))
+    assert together.problems == ()
     berlin = ZoneInfo("Europe/Berlin")
     night = datetime(2026, 6, 2, 3, tzinfo=berlin)
-    assert desired_mode(both.jobs, night).mode is Mode.EMBEDDING
-    assert desired_mode(both.jobs, night, finished={"nights": night}).mode is Mode.GENERATION
+    assert desired_mode(together.jobs, night).mode is Mode.EMBEDDING
+    assert desired_mode(together.jobs, night, finished={"nights": night}).mode is Mode.GENERATION
 
 
 def test_the_documented_problems_are_the_real_ones(tmp_path: Path) -> None:

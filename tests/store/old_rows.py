@@ -152,7 +152,67 @@ _SECOND: Rows = {
     ],
 }  # fmt: skip
 
-ROWS: Mapping[str, Rows] = {"0001": _FIRST, "0002": _SECOND}
+_THIRD: Rows = {
+    **_SECOND,
+    "runs": [
+        {
+            **row, "task": "ingest", "fingerprint": MODEL, "device": "gpu", "documents_read": 3, "documents_done": 2,
+            "pages_read": 40, "characters": 5 << 32, "tokens_embedded": 6 << 32, "extract_seconds": 1.5,
+            "embed_seconds": 2.25, "request_seconds": 0.125, "report": {"outcome": "complete", "causes": ["größer"]},
+        }
+        for row in _SECOND["runs"]
+    ],
+    "contents": [
+        {**row, "priority": number, "modified_ns": 1_774_749_599_123_456_789 + number, "token_count": 4 * number}
+        for number, row in enumerate(_SECOND["contents"])
+    ],
+    "models": [{**_SECOND["models"][0], "set_aside": True}],
+    "chunks": [{**row, "digest": bytes([number]) * 16} for number, row in enumerate(_SECOND["chunks"])],
+    "deliveries": [
+        {"run_id": "finished", "due_at": FIRST_NIGHT, "attempts": 2, "error": "refused", "delivered_at": None}
+    ],
+}  # fmt: skip
+
+_FOURTH: Rows = {
+    **_THIRD,
+    "tunings": [
+        {
+            "fingerprint": MODEL, "device": "A processor, 2 cores", "build": "llama-cpp-python 0.3.36 (CPU: AVX2)",
+            "engine": "llama-cpp", "options": {"n_batch": 384, "flash_attn": "on"}, "tokens_per_second": 6320.5,
+            "trials": [{"options": {}, "tokens_per_second": 5000.25}, {"options": {"n_batch": 8}, "problem": "größer"}],
+            "measured_at": FIRST_NIGHT,
+        }
+    ],
+}  # fmt: skip
+
+_FIFTH: Rows = {
+    **_FOURTH,
+    "pending_chunks": [{**row, "in_stretch": False} for row in _FOURTH["pending_chunks"]],
+    # Of a document that was sent back to be read again.
+    "pending_stretches": [
+        {
+            "content_id": 4, "tokens": np.asarray([101, 9, 7, 30_000, 102], "<i4").tobytes(),
+            "spans": np.asarray([[8, 2, 5]], "<i8").tobytes(),
+        }
+    ],
+}  # fmt: skip
+
+_SEVENTH: Rows = {
+    **_FIFTH,
+    "chunks": [{**row, "prefix": "Größe | Preis\n" if row["ordinal"] else ""} for row in _FIFTH["chunks"]],
+}
+
+_EIGHTH: Rows = {
+    **_SEVENTH,
+    "documents": [
+        {**row, "gone_at": FIRST_NIGHT if number == 0 else None} for number, row in enumerate(_SEVENTH["documents"])
+    ],
+}
+
+ROWS: Mapping[str, Rows] = {
+    "0001": _FIRST, "0002": _SECOND, "0003": _THIRD, "0004": _FOURTH, "0005": _FIFTH, "0006": _FIFTH, "0007": _SEVENTH,
+    "0008": _EIGHTH,
+}  # fmt: skip
 """What a database holds, by its revision."""
 
 

@@ -59,10 +59,15 @@ def register(session: Session, source_id: int, target: Target, **contents: str) 
     return library.register(session, source_id, files, Moves([]), target, utc_now())
 
 
+def tokens_of(text: str) -> list[int]:
+    """Other ones for each text."""
+    return [101, 7, int(digest(text)[:7], 16), 102]
+
+
 def extracted(*texts: str) -> ExtractedContent:
     chunks, start = [], 0
     for ordinal, text in enumerate(texts):
-        chunks.append(Chunk(ordinal, start, start + len(text), text, 1, 1, ("Heading",), [101, 7, ordinal, 102]))
+        chunks.append(Chunk(ordinal, start, start + len(text), text, 1, 1, ("Heading",), tokens_of(text)))
         start += len(text)
     return ExtractedContent("Title", {"engine": "test"}, 1, start, chunks)
 

@@ -90,7 +90,12 @@ def test_a_password_is_not_shown() -> None:
 
 def test_the_migrations_make_the_tables_of_the_code(store: Database) -> None:
     with store.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+        # The counts are the database's own, and SQLite does not say that an index descends.
+        unseen = {"document_counts", "chunk_counts"}
+        if connection.dialect.name == "sqlite":
+            unseen.add("ix_contents_newest")
+        options = {"include_object": lambda _object, name, *_: name not in unseen}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), Table.metadata) == []
 
 
 @pytest.mark.parametrize("path", VERSIONS, ids=lambda path: path.stem)
@@ -153,6 +158,8 @@ def test_foreign_keys_hold_on_sqlite(tmp_path: Path) -> None:
         connection = store.engine.raw_connection()
         try:
             with pytest.raises(sqlite3.IntegrityError):
-                connection.cursor().execute("INSERT INTO pending_chunks VALUES (1, 1, x'00')")
+                connection.cursor().execute(
+                    "INSERT INTO pending_chunks (chunk_id, content_id, tokens) VALUES (1, 1, x'00')"
+                )
         finally:
             connection.close()

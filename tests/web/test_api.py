@@ -11,6 +11,7 @@ from pipeline.core.documents import DocumentState
 from pipeline.core.errors import (
     BackendStartFailed,
     ModelError,
+    ModelIncomplete,
     NightshiftError,
     RunInProgress,
     SchemaError,
@@ -37,6 +38,18 @@ async def test_status_is_all_of_it(api: Api) -> None:
     assert status["documents"]["failed"] == 1
     assert status["chunks"] == {"total": 12, "embedded": 9}
     assert (status["model"], status["last_run"], status["version"]) == (None, None, "9.9")
+
+
+async def test_models_are_listed_and_search_is_moved(api: Api) -> None:
+    models = (await api.http.get("/api/models")).json()
+    listed = [(model["name"], model["active"], model["missing"]) for model in models]
+    assert listed == [("old", True, 0), ("new", False, 2)]
+    used = await api.http.post("/api/models/use", json={"model": "new", "anyway": True})
+    assert (used.status_code, used.json()["model"]["name"], used.json()["missing"]) == (200, "new", 1)
+    assert api.world.used == [("new", True)]
+    api.world.failure = ModelIncomplete("new", 2)
+    refused = await api.http.post("/api/models/use", json={"model": "new"})
+    assert (refused.status_code, "2 documents have not been through new" in refused.json()["detail"]) == (409, True)
 
 
 async def test_config_jobs_and_journal(api: Api) -> None:
@@ -118,11 +131,16 @@ async def test_runs(api: Api) -> None:
     started = await api.http.post("/api/runs", json={"paths": ["/data/reports"]})
     assert (started.status_code, started.json()) == (202, {"run_id": "r2"})
     assert api.world.run_paths == ["/data/reports"]
+    assert not api.world.run_confirmed
     assert (await api.http.get("/api/runs/current")).json()["run"]["chunks_done"] == 40
     stopped = await api.http.post("/api/runs/current/stop")
     assert (stopped.status_code, stopped.json()) == (202, {"stopping": True})
+    assert (await api.http.post("/api/runs", json={"confirm_deletions": True})).status_code == 202
+    assert [api.world.run_paths, api.world.run_confirmed] == [None, True]
     assert (await api.http.post("/api/runs")).status_code == 202
-    assert api.world.run_paths is None
+    assert [api.world.run_paths, api.world.run_confirmed] == [None, False]
+    assert (await api.http.get("/api/runs/run1/result")).json() == {"outcome": "complete"}
+    assert (await api.http.get("/api/runs/run7/result")).status_code == 404
 
 
 async def test_documents(api: Api) -> None:
@@ -181,6 +199,14 @@ async def test_search(api: Api) -> None:
     assert found["results"][0]["pages"] == [1, 2]
     assert (await api.http.get("/api/search", params={"q": "  "})).status_code == 400
     assert (await api.http.get("/api/search", params={"q": "a", "k": 0})).status_code == 422
+
+
+async def test_search_for_documents(api: Api) -> None:
+    found = (await api.http.get("/api/search/documents", params={"q": "when is it due?", "k": 2})).json()
+    (hit,) = found["results"]
+    assert (found["query"], hit["method"], hit["pages"]) == ("when is it due?", "mean", 2)
+    assert (await api.http.get("/api/search/documents", params={"q": "  "})).status_code == 400
+    assert (await api.http.get("/api/search/documents", params={"q": "a", "k": 0})).status_code == 422
 
 
 async def test_unknown_paths_have_the_form_of_their_api(api: Api) -> None:

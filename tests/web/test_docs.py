@@ -22,7 +22,8 @@ def test_every_endpoint_is_documented_and_no_other(api: Api) -> None:
 async def test_every_metric_is_documented_and_no_other(api: Api) -> None:
     api.world.gpu = GpuMemory(used_bytes=1, total_bytes=2)
     services = api.world.services()
-    page = api.metrics.page(Figures(services.host(), services.admission, None, await services.counts())).decode()
+    figures = Figures(services.host(), services.admission, None, await services.counts(), await services.engine())
+    page = api.metrics.page(figures).decode()
     there = {
         name for name in re.findall(r"^# TYPE (nightshift_\w+)", page, re.MULTILINE) if not name.endswith("_created")
     }

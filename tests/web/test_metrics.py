@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.core.engine_stats import ContextStats, EngineStats
 from pipeline.core.errors import StoreError
 from pipeline.core.modes import Mode, Slot
 from pipeline.web import shapes
@@ -100,3 +101,26 @@ async def test_a_database_that_does_not_answer_leaves_the_rest(api: Api) -> None
     assert found[key("store_up")] == 0
     assert found[key("mode", mode="mixed")] == 1
     assert key("documents", state="embedded") not in found
+
+
+async def test_what_the_engine_counted_is_there_by_context(api: Api) -> None:
+    first = ContextStats(waiting=2.5, computing=4.0).with_batch(100, 2, 100).with_batch(40, 1, 100)
+    whole = ContextStats(batches=2, sequences=2, tokens=9000, computing=3.0)
+    api.world.engine = EngineStats((first, ContextStats(waiting=7.0)), 100, 30, 2, whole)
+    found = await scraped(api)
+    one, two = {"context": "0"}, {"context": "1"}
+    assert (found[key("engine_tokens_total", **one)], found[key("engine_tokens_total", **two)]) == (140, 0)
+    assert found[key("engine_sequences_total", **one)] == 3
+    assert found[key("engine_tokens_total", context="whole")] == 9000
+    assert key("engine_waiting_seconds_total", context="whole") not in found
+    assert found[key("engine_batches_total", **one)] == 2
+    assert found[key("engine_computing_seconds_total", **one)] == 4.0
+    assert found[key("engine_waiting_seconds_total", **two)] == 7.0
+    below = [
+        found[key("engine_batch_fill_bucket", context="0", le=le)] for le in ("0.25", "0.5", "0.95", "1.0", "+Inf")
+    ]
+    assert below == [0, 1, 1, 2, 2]
+    assert found[key("engine_batch_fill_count", **one)] == 2
+    assert found[key("engine_batch_fill_sum", **one)] == 1.4
+    assert (found[key("engine_queued_tokens")], found[key("engine_queued_requests")]) == (30, 2)
+    assert found[key("engine_tokens_per_second")] == 1234.5

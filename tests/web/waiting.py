@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def until(true: Callable[[], bool], seconds: float = 3.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
     """Come back when it is true; fail when it does not become so in time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

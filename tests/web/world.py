@@ -9,16 +9,36 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.documents import DocumentState
+from pipeline.core.engine_stats import EngineStats
 from pipeline.core.errors import TextQueueFull
 from pipeline.core.modes import Device, Mode, Slot, serves
 from pipeline.switcher.admission import Admission, Gate
 from pipeline.web import shapes
-from pipeline.web.services import Services, Target
+from pipeline.web.services import EngineFigures, Services, Target
 from pipeline.web.uploads import UploadFolder
 
 NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
 KEY = "backend-secret"
 MODELS = {Slot.GENERATION: "tiny-llama", Slot.EMBEDDING: "tiny-minilm"}
+
+
+def _index_model(name: str, *, active: bool) -> shapes.IndexModel:
+    return shapes.IndexModel(
+        name=name,
+        path=f"/models/{name}.gguf",
+        fingerprint=name * 8,
+        dimension=384,
+        active=active,
+        building=not active,
+        set_aside=False,
+        complete=active,
+        documents=3,
+        missing=0 if active else 2,
+        chunks=12,
+        size=20_000,
+        created_at=NOW,
+        last_embedded_at=None,
+    )
 
 
 @dataclass(slots=True)
@@ -40,9 +60,14 @@ class World:
     hold: float | None = None
     run: str | None = None
     run_paths: Sequence[str] | None = None
+    run_confirmed: bool = False
+    run_reads_only: bool = False
+    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     texts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     retried: list[tuple[Sequence[int] | None, Sequence[DocumentState]]] = field(default_factory=list)
     switches: list[tuple[Mode, str, float | None]] = field(default_factory=list)
+    used: list[tuple[str, bool]] = field(default_factory=list)
+    engine: EngineStats = field(default_factory=EngineStats)
 
     def enter(self, mode: Mode) -> None:
         """Be in a mode."""
@@ -64,15 +89,22 @@ class World:
             config=lambda: [shapes.Setting(key="chunk.tokens", value=512, origin="nightshift.toml")],
             jobs=self._jobs,
             progress=self._progress,
+            engine=self._engine,
             counts=self._counts,
             switch=self._switch,
             end_hold=self._end_hold,
             runs=self._runs,
             start_run=self._start_run,
             stop_run=self._stop_run,
+            run_result={"run1": {"outcome": "complete"}}.get,
+            report=self._report,
+            plan=self._plan,
             switches=self._switches,
             documents=_Documents(self),
+            index_models=self._index_models,
+            use_model=self._use_model,
             search=self._search,
+            search_documents=self._search_documents,
             embed_text=self._embed_text,
             text_state=self._text_state,
         )
@@ -114,6 +146,9 @@ class World:
         problem = shapes.JobProblem(file="jobs/a.toml", line=3, message="cron: never fires")
         return shapes.Jobs(now=NOW, wanted=wanted, jobs=[], problems=[problem])
 
+    async def _engine(self) -> EngineFigures:
+        return EngineFigures(self.engine, 1234.5)
+
     def _progress(self) -> shapes.RunProgress | None:
         if self.run is None:
             return None
@@ -151,9 +186,16 @@ class World:
         run = shapes.LastRun(run_id="r1", outcome="complete", started_at=NOW, finished_at=NOW, chunks_embedded=7)
         return [run] * limit
 
-    async def _start_run(self, paths: Sequence[str] | None) -> str:
+    async def _report(self, run_id: str | None) -> dict[str, Any] | None:
+        return self.reports.get(run_id or "r1")
+
+    async def _plan(self) -> dict[str, Any]:
+        return {"known": False}
+
+    async def _start_run(self, paths: Sequence[str] | None, confirm_deletions: bool, extract_only: bool) -> str:
         self.fail_if_told()
-        self.run, self.run_paths = "r2", paths
+        self.run, self.run_paths, self.run_confirmed = "r2", paths, confirm_deletions
+        self.run_reads_only = extract_only
         return self.run
 
     async def _stop_run(self) -> bool:
@@ -173,10 +215,33 @@ class World:
         )
         return [row] * limit
 
+    async def _search_documents(self, text: str, k: int) -> shapes.DocumentResults:
+        found = shapes.DocumentHit(
+            rank=1, score=0.5, file="/docs/a.pdf", link="file:///docs/a.pdf", title=None, pages=k, method="mean"
+        )
+        return shapes.DocumentResults(query=text, model="m", results=[found])
+
     async def _search(self, text: str, k: int) -> shapes.SearchResults:
         self.fail_if_told()
-        hit = shapes.SearchHit(rank=1, score=0.5, file="/inbox/a.pdf", title="A", pages=(1, 2), heading=None, text=text)
+        hit = shapes.SearchHit(
+            rank=1,
+            score=0.5,
+            file="/inbox/a.pdf",
+            link="file:///inbox/a.pdf#page=1",
+            title="A",
+            pages=(1, 2),
+            heading=None,
+            text=text,
+        )
         return shapes.SearchResults(query=text, model="tiny-minilm", results=[hit] * k)
+
+    async def _index_models(self) -> list[shapes.IndexModel]:
+        return [_index_model("old", active=True), _index_model("new", active=False)]
+
+    async def _use_model(self, name: str, anyway: bool) -> shapes.ModelUsed:
+        self.fail_if_told()
+        self.used.append((name, anyway))
+        return shapes.ModelUsed(model=_index_model(name, active=True), moved=True, missing=int(anyway))
 
     async def _embed_text(self, text: str, metadata: dict[str, Any]) -> shapes.TextTaken:
         if len(self.texts) >= 2:
@@ -204,6 +269,7 @@ class _Documents:
         )
         return shapes.DocumentDetail(
             **_line(1, DocumentState.EMBEDDED).model_dump(),
+            link="file:///inbox/1.pdf",
             kind="pdf",
             size=10,
             sha256="ab",
@@ -234,4 +300,5 @@ def _line(document_id: int, state: DocumentState) -> shapes.DocumentLine:
         pages=1,
         chunks=1,
         embedded=1,
+        pages_without_text=0,
     )

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import itertools
+import random
 from collections import deque
+from pathlib import Path
 
 import structlog
 
-from pipeline.core.documents import DocumentState
-from pipeline.core.errors import ExtractionError, NoText, Unstable
+from pipeline.core.documents import DocumentState, Recognition
+from pipeline.core.errors import BackendStartFailed, ExtractionError, NoText, Unstable
+from pipeline.core.retrying import AWAY_FIRST, FIRST, retry_delay
 from pipeline.ingest.names import real_path
+from pipeline.ingest.pace import PASSED_OVER
 from pipeline.ingest.pool import ExtractedChunks
+from pipeline.ingest.watched import Silent, watched
 from pipeline.ingest.work import Work, utc_now
-from pipeline.store import queue
+from pipeline.store import queue, retry
 from pipeline.store.queue import ExtractedContent, ToExtract
 
 log = structlog.get_logger(__name__)
@@ -25,6 +31,16 @@ ATTEMPTS = 5
 CLAIM = 16
 """Contents claimed at once."""
 
+START_ATTEMPTS = 3
+"""Tries at starting a worker, with pauses between them that grow: the host may be short of memory or processes."""
+
+START_PAUSE = dt.timedelta(seconds=1)
+
+WORTH_WAITING = dt.timedelta(seconds=30)
+"""A run that has nothing else to do waits so long for a document that is due again, and no longer."""
+
+RETRY_LOOK_SECONDS = 1.0
+
 ROOM_SECONDS = 5.0
 """How often the queue is looked at while reading pauses, whatever else happens."""
 
@@ -33,16 +49,24 @@ async def extract(work: Work) -> None:
     """Extract what is queued until discovery is over and nothing is left."""
     claimed: deque[ToExtract] = deque()
     turn = asyncio.Lock()
+    too_long = 0
 
     async def reader() -> None:
-        while True:
+        nonlocal too_long
+        while too_long < PASSED_OVER:
             async with turn:
                 if not claimed:
                     claimed.extend(await _claim(work))
                 if not claimed:
                     return
                 content = claimed.popleft()
-            await _extract_one(work, content)
+            if not work.pace.may_read(content.kind, content.size, work.progress.meter):
+                # It stays claimed by this run, and is free again at its end; a shorter one may still fit.
+                work.pace.passed_over, too_long = True, too_long + 1
+                continue
+            too_long = 0
+            with work.progress.meter.reading:
+                await _extract_one(work, content)
 
     try:
         async with asyncio.TaskGroup() as readers:
@@ -58,15 +82,32 @@ async def _claim(work: Work) -> list[ToExtract]:
     while True:
         await _room(work)
         last_chance = work.to_extract.closed
-        found = await work.store.write(queue.claim_to_extract, work.run_id, work.scopes, work.target, utc_now(), CLAIM)
-        if found or last_chance:
+        # Before the claim: whoever sends a document back in between is not missed.
+        due = await work.store.read(retry.next_retry, work.scopes, work.target) if last_chance else None
+        found = await work.store.write(
+            queue.claim_to_extract, work.run_id, work.scopes, work.target, utc_now(), CLAIM, work.order
+        )
+        if found:
             return found
-        await work.to_extract.wait()
+        if not last_chance:
+            await work.to_extract.wait()
+        elif due is None or due - utc_now() > WORTH_WAITING:
+            return []
+        else:  # in steps, so that `documents retry` is heard
+            await asyncio.sleep(min(max(0.0, (due - utc_now()).total_seconds()), RETRY_LOOK_SECONDS))
 
 
 async def _room(work: Work) -> None:
-    """Wait while enough chunks wait that this very run can embed; those of others never hold it up."""
-    while (await work.store.read(queue.backlog, work.scopes, work.target)).chunks > work.limits.queued_chunks:
+    """Wait while enough chunks wait that this very run can embed; those of others never hold it up.
+
+    Nor do they where what is to be read goes before them: what came in last is not behind all that was read ahead.
+    """
+    wanted = (work.scopes, work.target)
+    while (
+        work.embedder
+        and await work.store.read(queue.chunks_waiting, *wanted) > work.limits.queued_chunks
+        and not await work.store.read(queue.unread_goes_first, *wanted, utc_now(), work.order)
+    ):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROOM_SECONDS):
                 await work.embedded.wait()
@@ -74,6 +115,9 @@ async def _room(work: Work) -> None:
 
 async def _extract_one(work: Work, content: ToExtract) -> None:
     name = content.files[0][1] if content.files else content.sha256
+    if content.content_id in work.postponed:
+        work.postponed.remove(content.content_id)
+        work.progress.document_retried(name)
     work.progress.current = name
     try:
         extracted = await _read(work, content)
@@ -86,14 +130,33 @@ async def _extract_one(work: Work, content: ToExtract) -> None:
             "engine": extracted.engine,
             "metadata": dict(extracted.metadata),
             "pages_without_text": list(extracted.empty_pages),
+            **_of_ocr(extracted.ocr),
         },
         page_count=extracted.page_count or 0,
         characters=extracted.characters,
         chunks=extracted.chunks,
+        stretches=extracted.stretches,
     )
-    await work.store.write(queue.store_extracted, content.content_id, found, utc_now())
-    work.progress.document_read(len(found.chunks))
+    stored = await work.store.write(queue.store_extracted, content.content_id, found, utc_now())
+    work.progress.document_read(stored.chunks - stored.reused, reused=stored.reused)
+    if stored.ended:
+        work.progress.document_done()
     work.to_embed.ring()
+
+
+def _of_ocr(ocr: Recognition | None) -> dict[str, object]:
+    """What a document's details say of OCR; nothing where there was no need of it."""
+    if ocr is None:
+        return {}
+    return {
+        "pages_ocr": list(ocr.pages),
+        "ocr": {
+            "engine": ocr.engine,
+            "languages": ocr.languages,
+            "confidence": ocr.confidence,
+            "failed": {str(page): reason for page, reason in ocr.failed.items()},
+        },
+    }
 
 
 async def _read(work: Work, content: ToExtract) -> ExtractedChunks:
@@ -101,30 +164,72 @@ async def _read(work: Work, content: ToExtract) -> ExtractedChunks:
     problem: ExtractionError = Unstable("its file is gone")
     for root, stored in content.files:
         try:
-            extracted = await work.pool.extract(real_path(root, stored), content.kind, content.sha256)
+            extracted = await _in_a_worker(work, await _path_of(work, root, stored), content)
         except Unstable as error:
             problem = error
             continue
+        except NoText as error:
+            work.progress.meter.document_read(error.pages, 0)
+            raise
+        work.progress.meter.document_read(extracted.page_count or 0, extracted.characters)
         if not extracted.chunks:
-            raise NoText("it holds no text: if its pages are pictures, it needs OCR")
+            reason = "it holds no text: if its pages are pictures, it needs OCR"
+            raise NoText(reason, extracted.page_count or 0)
         return extracted
     raise problem
 
 
+async def _path_of(work: Work, root: str, stored: str) -> Path:
+    """The file that a stored path means, which its disk has to be asked for. Raises Unstable where that is silent."""
+    if root in work.silent:
+        raise Unstable(f"{root} gives no answer")
+    try:
+        return await watched(lambda _: real_path(root, stored), work.looking.silence)
+    except Silent as silent:
+        work.silent.add(root)
+        raise Unstable(f"{root} gave {silent}") from silent
+
+
+async def _in_a_worker(work: Work, path: Path, content: ToExtract) -> ExtractedChunks:
+    """Raises an ExtractionError, and BackendStartFailed where no worker starts, tried with growing pauses."""
+    for attempt in itertools.count(1):
+        try:
+            return await work.pool.extract(path, content.kind, content.sha256, content.size)
+        except BackendStartFailed as error:
+            if attempt == START_ATTEMPTS:
+                raise
+            pause = retry_delay(attempt - 1, random.random(), START_PAUSE)  # noqa: S311 - spreads load, hides nothing
+            log.warning("no worker could be started; it is tried again", error=str(error), pause=str(pause))
+            await asyncio.sleep(pause.total_seconds())
+    raise AssertionError
+
+
 async def _end(work: Work, content: ToExtract, name: str, error: ExtractionError) -> None:
     # A file that is not there says nothing against itself: its disk may be away for weeks.
-    away = error.transient and not await asyncio.to_thread(_any_there, content)
+    away = error.transient and not await _any_there(work, content)
     if away or (error.transient and content.attempts + 1 < ATTEMPTS):
-        retry_at = utc_now() + dt.timedelta(minutes=4**content.attempts)
+        luck = random.random()  # noqa: S311 - as above
+        retry_at = utc_now() + retry_delay(content.attempts, luck, AWAY_FIRST if away else FIRST)
         log.warning("a document is left for a later run", document=name, reason=error.reason, retry_at=str(retry_at))
         await work.store.write(queue.postpone, content.content_id, error.reason, retry_at, tried=not away)
+        work.postponed.add(content.content_id)
         work.progress.document_failed(name, DocumentState.DISCOVERED, f"{error.reason}; a later run tries it again")
         return
     state = DocumentState(error.state)
     log.info("a document gives no text", document=name, state=state.value, reason=error.reason)
-    await work.store.write(queue.end_extraction, content.content_id, state, error.reason)
+    if state is DocumentState.ENCRYPTED:
+        await work.store.write(retry.end_encrypted, content.content_id, error.reason, work.passwords_tried)
+    else:
+        pages = error.pages if isinstance(error, NoText) else 0
+        await work.store.write(queue.end_extraction, content.content_id, state, error.reason, pages=pages)
     work.progress.document_failed(name, state, error.reason)
 
 
-def _any_there(content: ToExtract) -> bool:
-    return any(real_path(root, stored).exists() for root, stored in content.files)
+async def _any_there(work: Work, content: ToExtract) -> bool:
+    asked = [(root, stored) for root, stored in content.files if root not in work.silent]
+    try:
+        return await watched(
+            lambda _: any(real_path(root, stored).exists() for root, stored in asked), work.looking.silence
+        )
+    except (Silent, OSError):
+        return False

@@ -1,0 +1,74 @@
+"""What a run may still begin: nothing that it cannot finish and store before it has to end."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.core.documents import DocumentKind
+from pipeline.core.plan import Backlog, plan_window
+from pipeline.core.rates import Rate, Rates, Sample, measure_rates
+from pipeline.ingest.meter import Meter
+
+PASSED_OVER = 64
+"""Documents in a row that are too long for the time that is left, after which no more are looked at."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """Asks the plan whether the next piece of work still fits.
+
+    stop_at: when the run has to be over; None is never. clock: by which.
+    earlier: what the last runs measured, newest first. bytes_a_page: of documents by their kind.
+    workers: documents that are read side by side.
+    passed_over: something was left for a later run because its time would not have been enough.
+    """
+
+    stop_at: dt.datetime | None
+    clock: Callable[[], dt.datetime]
+    earlier: Sequence[Sample] = ()
+    bytes_a_page: Mapping[str, float] = field(default_factory=dict)
+    workers: int = 1
+    passed_over: bool = False
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the run has to be over."""
+        return math.inf if self.stop_at is None else (self.stop_at - self.clock()).total_seconds()
+
+    def may_read(self, kind: DocumentKind, size: int, meter: Meter) -> bool:
+        """Whether a document of so many bytes can be read in time; where nothing is known of the speed, it may try."""
+        if self.stop_at is None:
+            return True
+        rates = self._rates(meter)
+        a_page = self.bytes_a_page.get(kind.value)
+        if rates.pages is None or a_page is None:
+            return self.seconds_left > 0
+        pages = max(1.0, size / a_page)
+        # A document has one worker, and the rate is that of all of them.
+        alone = Rates(pages=_scaled(rates.pages, 1 / self.workers))
+        return self._fits(Backlog(documents=1, pages=pages), alone, self.seconds_left, reads_only=True)
+
+    def may_send(self, tokens: int, meter: Meter) -> bool:
+        """Whether a request for vectors, with what is under way already, can be answered and stored in time."""
+        if self.stop_at is None:
+            return True
+        rates = self._rates(meter)
+        if rates.tokens is None:
+            return self.seconds_left > 0
+        if rates.request_seconds > self.seconds_left:
+            return False
+        return self._fits(Backlog(tokens=tokens), rates, self.seconds_left)
+
+    def _fits(self, backlog: Backlog, rates: Rates, seconds: float, *, reads_only: bool = False) -> bool:
+        return plan_window(backlog, rates, seconds, reads_only=reads_only, at="low").complete
+
+    def _rates(self, meter: Meter) -> Rates:
+        """From this run, as soon as it measured anything, and the ones before it."""
+        return measure_rates([meter.sample, *self.earlier])
+
+
+def _scaled(rate: Rate, by: float) -> Rate:
+    return Rate(rate.low * by, rate.likely * by, rate.high * by)

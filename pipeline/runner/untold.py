@@ -1,0 +1,111 @@
+"""Reports of runs that could not make their own: they died, were cut off, or had lost their database."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import structlog
+from sqlalchemy.orm import Session
+
+from pipeline.core.errors import StoreError
+from pipeline.core.schedule import Job
+from pipeline.ingest.meter import Busy, Meter
+from pipeline.ingest.progress import Progress
+from pipeline.runner.forecast import Timing, make_plan
+from pipeline.runner.morning import Facts, make_report, write_report
+from pipeline.settings import Settings
+from pipeline.store import reports, runs
+from pipeline.store.database import Database
+from pipeline.store.runs import Process, StoredRun
+
+log = structlog.get_logger(__name__)
+
+WITHIN = dt.timedelta(days=7)
+"""How long ago a run may have begun; what happened before is no news."""
+
+MOST = 5
+"""Runs that are reported at once; the others come next time."""
+
+AFTERWARDS = "this report was made afterwards, from what the run had stored"
+
+
+def this_process() -> Process:
+    """Who a run of this process is."""
+    return Process(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+
+
+def is_alive(process: Process) -> bool:
+    """Whether a process of this host still runs; a later one with the same pid is another."""
+    try:
+        return bool(abs(psutil.Process(process.pid).create_time() - process.started) < 1.0)
+    except psutil.Error:
+        return False
+
+
+async def report_untold(
+    store: Database, settings: Settings, jobs: Sequence[Job] | None, timing: Timing, now: dt.datetime
+) -> list[str]:
+    """Report the runs that ended without a report of their own, oldest first; returns which.
+
+    What cannot be done is logged, and stays to be done.
+    """
+    told: list[str] = []
+    try:
+        await store.write(runs.end_dead_runs, this_process(), now, is_alive)
+        for run in await store.read(reports.untold_runs, now - WITHIN, MOST):
+            report = await store.read(_report, run, jobs, timing, now)
+            owed = now if settings.report.webhook is not None else None
+            await store.write(reports.save_report, run.id, report, owed_from=owed)
+            told.append(run.id)
+            await keep_as_files(settings, report, now)
+    except StoreError as error:
+        log.warning("runs that could not report themselves were not reported", error=str(error))
+    return told
+
+
+async def keep_as_files(settings: Settings, report: dict[str, Any], now: dt.datetime) -> None:
+    """Write the files of a report; where that fails it is logged, and the database has it all the same."""
+    wanted, folder = settings.report, settings.data_dir / "reports"
+    try:
+        await asyncio.to_thread(write_report, folder, report, keep=wanted.keep, keep_days=wanted.keep_days, now=now)
+    except OSError as error:
+        log.warning("the report could not be written as a file", run=report["run_id"], error=str(error))
+
+
+def _report(
+    session: Session, run: StoredRun, jobs: Sequence[Job] | None, timing: Timing, now: dt.datetime
+) -> dict[str, Any]:
+    did, ended = run.measured, run.finished_at or run.heartbeat_at
+    meter = Meter(
+        reading=Busy(_total=did.extract_seconds),
+        embedding=Busy(_total=did.embed_seconds),
+        documents=did.documents_read,
+        pages=did.pages_read,
+        characters=did.characters,
+        tokens=did.tokens_embedded,
+        slowest_request=did.request_seconds,
+    )
+    progress = Progress(
+        started_monotonic=0.0, documents_done=did.documents_done, chunks_done=run.chunks_embedded, meter=meter
+    )
+    facts = Facts(
+        run_id=run.id,
+        job=run.job,
+        task=run.task,
+        outcome=run.state,
+        started_at=run.started_at,
+        finished_at=ended,
+        seconds=(ended - run.started_at).total_seconds(),
+        progress=progress,
+        errors=[f"{run.error or 'how it ended is not known'}; {AFTERWARDS}"],
+        plan=None if jobs is None else make_plan(session, jobs, now, timing).as_json(),
+        device=did.device,
+        sources=run.sources,
+    )
+    return make_report(session, facts)

@@ -1,0 +1,64 @@
+"""A stop while requests are at the model server: what was sent is stored, and nothing more is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from benchmarks.corpus import write_corpus
+from pipeline.ingest.flow import ingest
+from pipeline.ingest.pool import ExtractionPool
+from pipeline.ingest.work import Limits
+from pipeline.store import overview
+from pipeline.store.database import Database
+from tests.conftest import DEFAULT_MODEL
+from tests.ingest.test_flow import Instant, make_work
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+IN_FLIGHT = 2
+
+
+class Gated(Instant):
+    """Answers nothing until it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_in_flight = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        vectors = await super().embed(inputs)
+        if len(self.requests) == IN_FLIGHT:
+            self.all_in_flight.set()
+        await self.gate.wait()
+        return vectors
+
+
+async def test_what_was_in_flight_when_it_was_stopped_is_stored_and_the_rest_is_left(
+    store: Database, tmp_path: Path
+) -> None:
+    write_corpus(tmp_path / "docs", pages=12, pages_per_document=3)
+    server = Gated()
+    limits = Limits(request_chunks=4, requests_in_flight=IN_FLIGHT)
+    async with ExtractionPool(1, model_path=DEFAULT_MODEL, limit=64, overlap=8, pdf_engine="auto") as pool:
+        work = make_work(store, pool, server, tmp_path / "docs", "stopped", limits)
+        running = asyncio.create_task(ingest(work))
+        async with asyncio.timeout(120):
+            await server.all_in_flight.wait()
+            assert (await store.read(overview.count_chunks))["embedded"] == 0
+            work.stop.set()
+            while not work.to_embed.closed:  # noqa: ASYNC110 - by the stage that heard of the stop
+                await asyncio.sleep(0)
+            assert not running.done()
+            server.gate.set()
+            await running
+        chunks = await store.read(overview.count_chunks)
+        assert len(server.requests) == IN_FLIGHT
+        assert chunks["embedded"] == sum(server.requests) == work.progress.chunks_done == 8
+        assert chunks["total"] > chunks["embedded"]
