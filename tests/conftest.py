@@ -7,11 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 import structlog
 
 from pipeline.store.database import Database, make_engine, upgrade
+
+# Slow hosts are no failure, and what fails on one host fails on all. To explore: pytest --hypothesis-profile=default
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "data" / "models" / "all-MiniLM-L6-v2-F16.gguf"
 _numbers = itertools.count()

@@ -49,8 +49,8 @@ class Recurring(Protocol):
 class Window:
     """From `start` to before `end`.
 
-    due: when it would have started had the clock not skipped that time; otherwise `start`. It
-    settles which of two windows that a skipped hour pushed to the same instant is the later one.
+    due: when it would have started had the clock not jumped just then; otherwise `start`. It
+    settles which of two windows that a jump brought to the same instant is the later one.
     """
 
     start: datetime
@@ -206,7 +206,9 @@ def _window(job: Recurring, wall: datetime) -> Window:
     following = job.cron.after(local(start, job.timezone))
     if following is not None:
         end = min(end, instant_of(following, job.timezone))
-    return Window(start, end, wall.replace(tzinfo=job.timezone, fold=0).astimezone(UTC))
+    # Of starts that a jump of the clock brings together, the one that it would have shown last is the latest.
+    before = start - timedelta(minutes=1)
+    return Window(start, end, before + (wall - local(before, job.timezone)))
 
 
 def _latest_start(job: Recurring, now: datetime) -> datetime | None:

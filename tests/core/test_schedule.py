@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.core.cron import parse_cron
 from pipeline.core.modes import Mode, Slot
 from pipeline.core.schedule import (
     Hold,
@@ -257,6 +258,17 @@ def _check_changes(jobs: list[Job], modes: list[tuple[datetime, Mode, str | None
     serving = next((now for now, mode, _ in modes if mode in (Mode.GENERATION, Mode.MIXED)), None)
     if serving is not None:
         assert retry_after(jobs, modes[0][0], Slot.GENERATION) == (serving - modes[0][0]).total_seconds()
+
+
+def test_of_starts_that_a_jump_brings_together_the_last_one_counts() -> None:
+    """Samoa left out the 30th of December 2011: at midnight its clock showed the 31st."""
+    apia, morning = ZoneInfo("Pacific/Apia"), time(8)
+    skipped = Job("skipped", parse_cron("0 2 * * *"), morning, apia, Mode.EMBEDDING)
+    shown = Job("shown", parse_cron("0 0,12 * * *"), morning, apia, Mode.GENERATION)
+    for minutes in (0, 119):
+        now = datetime(2011, 12, 30, 10, tzinfo=UTC) + timedelta(minutes=minutes)
+        assert desired_mode([skipped, shown], now).job is shown
+    assert desired_mode([skipped, shown], datetime(2011, 12, 30, 12, tzinfo=UTC)).job is skipped
 
 
 @settings(max_examples=12, deadline=None)
