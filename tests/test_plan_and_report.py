@@ -77,8 +77,14 @@ def test_a_plan_says_what_it_does_not_know_and_then_what_it_measured(host: Host)
     rate = done["rates"]["tokens_per_second"]
     assert 0 < rate["low"] <= rate["likely"] <= rate["high"]
 
+    assert "Nothing waits" in host.run("plan").stdout
+    host.settings["NIGHTSHIFT_CHUNK_TOKENS"] = "40"
+    assert host.run_json("plan")["pending"]["documents_to_read"] == 3
+    assert "The settings changed: 3 documents will be made anew" in host.run("plan").stdout
+    host.settings["NIGHTSHIFT_CHUNK_TOKENS"] = SMALL_CHUNKS["NIGHTSHIFT_CHUNK_TOKENS"]
+
     shutil.copy(INBOX / "seed-store-incident.pdf", host.data_dir / "inbox")
-    host.run_json("run-now", "--extract-only")
+    assert "Try:" not in host.run("run-now", "--extract-only").stdout
     ahead = host.run_json("plan")
     assert ahead["known"]
     assert ahead["nights"]["likely"]["nights"] == ahead["nights"]["latest"]["nights"] == 1
@@ -115,6 +121,8 @@ def test_each_run_with_work_is_reported_and_one_without_is_not(host: Host) -> No
     again = host.run_json("run-now")
     assert report_files(host) == [file]
     assert host.run("report", again["run_id"]).returncode == 2
+    unknown = host.run("report", "nosuch")
+    assert (unknown.returncode, run["run_id"] in unknown.stderr) == (2, True)
 
 
 def test_a_run_that_lost_its_power_is_told_of_by_the_next(host: Host) -> None:

@@ -138,7 +138,7 @@ def test_files_that_change_move_are_copied_and_go(host: Host) -> None:
     shutil.copy(docs / "renamed.pdf", docs / "copy.pdf")
     second = host.run_json("run-now", str(docs))
     assert second["chunks_embedded"] == 0
-    assert second["changes"] == {"new": 1, "changed": 0, "moved": 1, "removed": 0, "unchanged": 1}
+    assert second["changes"] == {"new": 1, "changed": 0, "moved": 1, "removed": 0, "unchanged": 1, "remade": 0}
     assert embedded_files(host) == ["copy.pdf", "renamed.pdf", "two.docx"]
 
     os.utime(two)  # touched, but the same
@@ -147,7 +147,7 @@ def test_files_that_change_move_are_copied_and_go(host: Host) -> None:
     shutil.copy(INBOX / "mountain-huts-supply-agreement.docx", two)
     report = host.run_json("run-now", str(docs))
     assert 0 < report["chunks_embedded"] < first["chunks_embedded"] + 30
-    assert report["changes"] == {"new": 0, "changed": 1, "moved": 0, "removed": 0, "unchanged": 2}
+    assert report["changes"] == {"new": 0, "changed": 1, "moved": 0, "removed": 0, "unchanged": 2, "remade": 0}
     best = host.run_json("search", "dredging the north basin", "-k", "1")["results"][0]
     assert "harbour" not in best["text"].lower()
 
@@ -408,11 +408,28 @@ def test_another_model_of_chunks_rebuilds_what_is_there(host: Host) -> None:
     wider = Host(host.data_dir, {"NIGHTSHIFT_CHUNK_TOKENS": "128", "NIGHTSHIFT_CHUNK_OVERLAP": "0"})
     after = wider.run_json("run-now", str(docs))
     assert 0 < after["chunks_embedded"] == after["chunks"]["total"] < before["chunks"]["total"]
+    assert after["changes"]["remade"] == 1
     assert rows(host.database, "SELECT count(*) FROM contents") == [(1,)]
     refused = Host(host.data_dir, {"NIGHTSHIFT_CHUNK_TOKENS": "600"}).run("run-now", str(docs))
     assert refused.returncode == 2
     assert "chunk.tokens" in refused.stderr
     assert "512" in refused.stderr
+    assert host.run_json("status")["last_run"]["outcome"] == "complete"  # nothing was done, and nothing is on record
+    assert rows(host.database, "SELECT count(*) FROM runs") == [(2,)]
+
+
+def test_commands_show_warnings_unless_the_log_level_is_set(host: Host) -> None:
+    add(host, "one.pdf")
+    docs = str(host.data_dir / "docs")
+    assert host.run("run-now", docs, "--quiet").stderr == ""
+    add(host, "two.docx", "harbour-committee-minutes.docx")
+    (host.data_dir / "docs" / "empty.pdf").touch()
+    told = Host(host.data_dir, {**SMALL_CHUNKS, "NIGHTSHIFT_LOG_LEVEL": "info"}).run("run-now", docs, "--quiet")
+    ready = next(line for line in told.stderr.splitlines() if "A model server is ready" in line)
+    # Where it computes, not where it was planned to.
+    (device,) = rows(host.database, "SELECT device FROM runs ORDER BY started_at DESC LIMIT 1")[0]
+    assert f"device={device} " in ready
+    assert rows(host.database, "SELECT reason FROM contents WHERE state = 'failed'") == [("the file has no bytes",)]
 
 
 def test_a_new_version_that_cannot_be_read_leaves_the_last_good_one_searched(host: Host) -> None:
@@ -423,10 +440,10 @@ def test_a_new_version_that_cannot_be_read_leaves_the_last_good_one_searched(hos
     said = host.run("run-now", str(docs)).stdout
     assert "Not embedded: 1 document\n" in said
     assert "one.pdf: failed: " in said
-    assert "; its last good version is still searched" in said
+    assert "; its earlier text is still searched" in said
     (failing,) = host.run_json("run-now", str(docs))["failing"]
     assert failing["searched"] is True
-    assert "searched     its last good version" in host.run("documents", "show", "one.pdf").stdout
+    assert "searched     its earlier text" in host.run("documents", "show", "one.pdf").stdout
     assert host.run_json("search", "why did it get warm", "-k", "1")["results"][0]["file"] == str(path)
 
 

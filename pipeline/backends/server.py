@@ -168,7 +168,7 @@ class ModelServer(Served):
                 slot=self.slot.value,
                 model=self.model_name,
                 kind=self.kind,
-                device=self.device.value,
+                device=_told_device(self.told, self.device).value,
                 pid=self._child.pid,
                 seconds=round(self.load_seconds, 2),
                 **({"tuned": self.told["tuned_at"]} if self.told.get("tuned_at") else {}),
@@ -356,6 +356,12 @@ def _where_we_are() -> dict[str, str]:
     package_root = str(Path(pipeline.__file__).absolute().parents[1])
     inherited = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": package_root + (os.pathsep + inherited if inherited else "")}
+
+
+def _told_device(told: dict[str, Any], planned: Device) -> Device:
+    """Where it computes, as our own servers say: the host may have no GPU. Of others nothing but the plan is known."""
+    on_gpu = told.get("on_gpu")
+    return planned if on_gpu is None else Device.GPU if on_gpu else Device.CPU
 
 
 def _told_url(name: str, told: dict[str, Any]) -> str:

@@ -176,7 +176,8 @@ def switch(
 ) -> None:
     """Have the daemon change the mode now.
 
-    It is kept until --hold is over, or else until the schedule's next change.
+    It is kept until --hold is over, or else until the schedule's next change. A run by hand (`run-now`)
+    switches all the same, to a mode with the embedding model; the held one comes back when it is done.
     """
     from pipeline.cli import switch as command
 
@@ -310,7 +311,10 @@ def search(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the passages nearest in meaning."""
+    """Find the passages nearest in meaning.
+
+    A link to the page is in --json (`link`), and behind the file's name on a terminal that shows links.
+    """
     from pipeline.cli import search as command
 
     if documents:

@@ -42,7 +42,7 @@ def list_command(states: Sequence[str] | None, database: str | None, limit: int 
     width = max((len(str(line.id)) for line in lines), default=1)
     for line in lines:
         reason = f": {line.reason}" if line.reason else ""
-        older = "; its last good version is still searched" if line.older and line.state in FAILING else ""
+        older = "; its earlier text is still searched" if line.older and line.state in FAILING else ""
         textless = f"; no text on {line.pages_without_text} of {line.pages} pages" if line.pages_without_text else ""
         count = f"{line.embedded:>5}/{line.chunks:<5}"
         _print_line(f"{line.id:>{width}}  {line.state.value:<10} {count} {line.file}{reason}{older}{textless}")
@@ -218,7 +218,7 @@ def _searched(view: DocumentView) -> str | None:
     if not view.line.older:
         return None
     if view.line.state in FAILING:
-        return "its last good version"
+        return "its earlier text"
     return "an older version of it, until this one is done"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,24 @@ import typer
 
 from pipeline.cli.console import EXIT_FAILED, EXIT_STOPPED, complain, out, print_json
 from pipeline.cli.remote import DaemonClient
-from pipeline.cli.report import FAILING_SHOWN, WHY, found, not_looked_at, unsettled
+from pipeline.cli.report import lines
 from pipeline.cli.view import View, duration, make_view, printable
 from pipeline.cli.words import as_called, counted
 from pipeline.core.errors import UsageError
 from pipeline.ingest.progress import Failure, Progress
+from pipeline.runner import RunReport
+from pipeline.settings import LoadedSettings
 
 POLL = 0.25
+COUNTED = ("embedding.", "chunk.", "extract.")
+"""The settings that a run goes by."""
+
 EXIT_CODES = {"complete": 0, "stopped": EXIT_STOPPED, "interrupted": EXIT_STOPPED}
 
 
 def hand_over(
     daemon: DaemonClient,
+    loaded: LoadedSettings,
     paths: Sequence[Path] | None,
     *,
     as_json: bool,
@@ -32,6 +38,7 @@ def hand_over(
     extract_only: bool = False,
 ) -> None:
     """Have the daemon do a run, show how it goes, and end with its exit code. Ctrl-C stops the run."""
+    _warn_of_differing(daemon, loaded)
     named = None if not paths else [os.path.realpath(path) for path in paths]
     flags = {"confirm_deletions": confirm_deletions, "extract_only": extract_only}
     asked = ({"paths": named} if named else {}) | {name: True for name, wanted in flags.items() if wanted}
@@ -55,13 +62,15 @@ def hand_over(
             "errors": [run["error"]] if run["error"] else [],
         }
         print_json(said | ({"error": said["errors"][0]} if said["errors"] else {}))
+    elif not quiet and result is not None:
+        for line in lines(RunReport.from_json(result), None):
+            for part in as_called(line).splitlines():
+                out().print(printable(part), soft_wrap=True, markup=False)
     elif not quiet:
         error = f" ({run['error']})" if run["error"] else ""
         chunks = counted(run["chunks_embedded"], "chunk")
         text = f"{run['outcome']}{error}: {chunks} embedded in {duration(run['seconds'])}."
-        lines = [text[0].upper() + text[1:], *(_details(result) if result else [])]
-        for line in lines:
-            out().print(printable(as_called(line)), soft_wrap=True, markup=False)
+        out().print(printable(as_called(text[0].upper() + text[1:])), soft_wrap=True, markup=False)
     raise typer.Exit(EXIT_CODES.get(run["outcome"], EXIT_FAILED))
 
 
@@ -76,15 +85,19 @@ def _result(daemon: DaemonClient, run_id: str) -> dict[str, Any] | None:
     return result
 
 
-def _details(result: dict[str, Any]) -> Iterator[str]:
-    yield from found(result["changes"])
-    failing = result["failing"]
-    for each in failing[:FAILING_SHOWN]:
-        yield f"  {each['file']}: {each['state']}: {each['reason']}"
-    if len(failing) > FAILING_SHOWN:
-        yield f"  and more: `{WHY}`"
-    yield from unsettled(result["unsettled"])
-    yield from not_looked_at(result["not_looked_at"])
+def _warn_of_differing(daemon: DaemonClient, loaded: LoadedSettings) -> None:
+    """The daemon's run goes by the daemon's settings: say which of ours it passes by."""
+    mine = loaded.settings.flatten()
+    theirs = {each["key"]: each["value"] for each in daemon.get("/api/config")}
+    differing = [
+        key
+        for key, value in mine.items()
+        if key.startswith(COUNTED) and loaded.origins[key] != "default" and key in theirs and theirs[key] != value
+    ]
+    if differing:
+        complain(
+            f"the daemon does the run by its own settings; not used, and set otherwise here: {', '.join(differing)}"
+        )
 
 
 def _watch(daemon: DaemonClient, run_id: str, view: View) -> dict[str, Any]:

@@ -43,8 +43,9 @@ def check_command(*, as_json: bool) -> None:
 def list_jobs(
     loaded: LoadedJobs, now: datetime, console: Console, *, as_json: bool = False, desired: Desired | None = None
 ) -> None:
-    """Each job with its open and its next window by its own clock; the one that counts now has a star.
+    """Each job with its open and its next window by its own clock; those that count now have a star.
 
+    These are the one that decides the mode, and those whose window is open and that go beside any mode.
     now: an instant, shown in its own time zone. desired: what is wanted now, where more than the
     jobs decides that. A table on a terminal, aligned lines in a pipe, or one JSON object.
     """
@@ -90,8 +91,9 @@ def _row(job: Job, now: datetime, desired: Desired) -> tuple[str, ...]:
         return ("", job.name, job.mode or "any", "off", "", zone_name(job.timezone), job.task or "")
     opened = window_at(job, now)
     following = next(iter(next_windows(job, now)), None)
+    beside = opened is not None and job.mode is None
     return (
-        "*" if current else "",
+        "*" if current or beside else "",
         job.name,
         job.mode or "any",
         f"until {_until(opened, job)}" if opened else "",

@@ -132,9 +132,13 @@ def _prune(store: Database, model: ModelInventory) -> Pruned:
 
 
 def _lines(model: ModelInventory) -> list[str]:
-    known = model.documents + model.missing
-    parts = [f"{model.documents:,} of {counted(known, 'document')}", f"{counted(model.chunks, 'chunk')}"]
-    parts += [f"{model.dimension} dimensions", f"about {size(model.size)}"]
+    every = model.documents + model.missing + model.unreadable
+    parts = [f"{model.embedded:,} of {counted(every, 'document')} embedded"]
+    if without := model.documents - model.embedded + model.unreadable:
+        parts.append(f"{without:,} empty, encrypted or failed")
+    if model.missing:
+        parts.append(f"{model.missing:,} not yet through it")
+    parts += [counted(model.chunks, "chunk"), f"{model.dimension} dimensions", f"about {size(model.size)}"]
     if model.last_embedded_at is not None:
         parts.append(f"last embedded {moment(model.last_embedded_at)}")
     return [f"{named(model)}: {_standing(model)}", f"    {', '.join(parts)}"]

@@ -12,8 +12,9 @@ from pipeline.core.plan import Finish, Night
 from pipeline.core.rates import Rate
 from pipeline.ingest.work import utc_now
 from pipeline.runner.forecast import Plan, make_plan, timing_of
+from pipeline.runner.target import aimed_at
 from pipeline.scheduler.jobs import load_jobs
-from pipeline.store import holds
+from pipeline.store import holds, models
 
 SOURCES_SHOWN = 20
 NIGHTS_SHOWN = 5
@@ -26,7 +27,8 @@ def plan_command(database: str | None, *, as_json: bool) -> None:
         jobs = load_jobs(settings.jobs_dir).jobs
         with store.snapshot() as session:
             held = holds.current_hold(session, now)
-            plan = make_plan(session, jobs, now, timing_of(settings, None if held is None else held.hold))
+            aim = aimed_at(settings, models.known_fingerprints(session))
+            plan = make_plan(session, jobs, now, timing_of(settings, None if held is None else held.hold), aim)
         missing = not_there_yet(loaded)
     if as_json:
         print_json(plan.as_json())
@@ -57,6 +59,9 @@ def _waiting(plan: Plan) -> Iterator[str]:
             chunks, tokens = counted(source.chunks, "chunk"), counted(source.tokens, "token")
             parts.append(f"{chunks} to embed ({tokens})")
         yield f"  {source.source}: {', '.join(parts) or 'nothing'}"
+    anew = sum(source.anew for source in plan.sources)
+    if anew:
+        yield f"The settings changed: {counted(anew, 'document')} will be made anew, and can be searched until then."
     if len(plan.sources) > SOURCES_SHOWN:
         yield f"  and {len(plan.sources) - SOURCES_SHOWN} more sources: `python -m pipeline plan --json`"
 

@@ -26,7 +26,7 @@ WHY = "python -m pipeline documents --state failed --state empty --state encrypt
 def lines(report: RunReport, model_option: str | None) -> Iterator[str]:
     """The report, line by line. model_option: what `--model` was given, so that what is to be typed repeats it."""
     yield from _outcome(report)
-    yield from found(asdict(report.changes))
+    yield from _found(asdict(report.changes))
     if report.chunks_embedded:
         pace = f"{report.chunks_per_second:.1f} chunks/s"
         yield f"This run embedded {counted(report.chunks_embedded, 'chunk')} in {duration(report.seconds)} ({pace})."
@@ -43,21 +43,23 @@ def lines(report: RunReport, model_option: str | None) -> Iterator[str]:
     yield from _next(report, "" if model_option is None else f" --model {shlex.quote(model_option)}")
 
 
-def found(changes: Mapping[str, int]) -> Iterator[str]:
+def _found(changes: Mapping[str, int]) -> Iterator[str]:
     """What the folders held, compared with what was known."""
-    said = ", ".join(f"{number:,} {what}" for what, number in changes.items() if number)
+    said = ", ".join(f"{number:,} {what}" for what, number in changes.items() if number and what != "remade")
     if said:
         yield f"Found: {said}."
+    if remade := changes.get("remade"):
+        yield f"Made anew: {counted(remade, 'document')}; the model or the settings for reading or chunking changed."
 
 
-def unsettled(files: Sequence[str]) -> Iterator[str]:
+def _unsettled(files: Sequence[str]) -> Iterator[str]:
     """The files that were left because somebody writes to them."""
     if files:
         some = ", ".join(files[:UNSETTLED_SHOWN]) + (", ..." if files[UNSETTLED_SHOWN:] else "")
         yield f"Still being written to, and left for the next run: {counted(len(files), 'file')} ({some})."
 
 
-def not_looked_at(folders: Sequence[str]) -> Iterator[str]:
+def _not_looked_at(folders: Sequence[str]) -> Iterator[str]:
     """The folders that are known, and that the run was not to look at."""
     if folders:
         some = ", ".join(folders[:ELSEWHERE_SHOWN]) + (", ..." if folders[ELSEWHERE_SHOWN:] else "")
@@ -76,7 +78,7 @@ def _engine(stats: Mapping[str, Any]) -> str:
 def failure(line: DocumentLine) -> str:
     """Why a document is not embedded, and whether search still finds an older version."""
     words = f"{line.state.value}: {line.reason or 'no reason is known'}"
-    return words + ("; its last good version is still searched" if line.older else "")
+    return words + ("; its earlier text is still searched" if line.older else "")
 
 
 def named(model: ModelLine | ModelInventory) -> str:
@@ -116,8 +118,8 @@ def _failing(report: RunReport) -> Iterator[str]:
 
 
 def _next(report: RunReport, model_option: str) -> Iterator[str]:
-    yield from unsettled(report.unsettled)
-    yield from not_looked_at(report.not_looked_at)
+    yield from _unsettled(report.unsettled)
+    yield from _not_looked_at(report.not_looked_at)
     if report.waiting_elsewhere:
         others = counted(report.waiting_elsewhere, "other document")
         yield f"Left: {others}; `python -m pipeline run-now{model_option}` without a path goes on with all."
@@ -135,7 +137,7 @@ def _next(report: RunReport, model_option: str) -> Iterator[str]:
                 f"`python -m pipeline run-now{model_option}` without a path takes them up"
             )
         yield f"Search still uses {named(searched)}, and moves over {moves}."
-    elif report.outcome == "complete" and report.documents["embedded"]:
+    elif report.outcome == "complete" and report.documents["embedded"] and not report.reads_only:
         yield 'Try: python -m pipeline search "what you want to know"'
     if report.outcome == "stopped":
         yield "Nothing is lost: run the same command again to go on."

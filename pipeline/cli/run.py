@@ -64,6 +64,7 @@ def run_command(
                 raise UsageError("a daemon runs on this host, and its run uses its own database and model")
             hand_over(
                 daemon,
+                loaded,
                 named,
                 as_json=as_json,
                 quiet=quiet,

@@ -31,7 +31,7 @@ from pipeline.runner.forecast import make_plan, timing_of
 from pipeline.runner.looking import looking
 from pipeline.runner.places import look_at_paths
 from pipeline.runner.question import embed_question
-from pipeline.runner.target import identity
+from pipeline.runner.target import aimed_at, identity
 from pipeline.scheduler.jobs import LoadedJobs
 from pipeline.scheduler.overview import overview as jobs_overview
 from pipeline.settings import LoadedSettings
@@ -349,7 +349,9 @@ class Host:
 
     async def _plan(self) -> dict[str, Any]:
         timing = timing_of(self.loaded.settings, self.governor.hold)
-        plan = await self.store.read(make_plan, self._loaded().jobs, self._now(), timing)
+        known = await self.store.read(models.known_fingerprints)
+        aim = await asyncio.to_thread(aimed_at, self.loaded.settings, known)
+        plan = await self.store.read(make_plan, self._loaded().jobs, self._now(), timing, aim)
         return plan.as_json()
 
     async def _start_run(self, paths: Sequence[str] | None, confirm_deletions: bool, reads_only: bool) -> str:

@@ -25,13 +25,17 @@ class Failure(NamedTuple):
 
 @dataclass(slots=True)
 class Changed:
-    """Files of a scan: new, with other bytes than before, elsewhere than before, gone, and as they were."""
+    """Files of a scan: new, with other bytes than before, elsewhere than before, gone, and as they were.
+
+    remade: documents to be made anew, whatever the scan found, because the model or the recipe is another one.
+    """
 
     new: int = 0
     changed: int = 0
     moved: int = 0
     removed: int = 0
     unchanged: int = 0
+    remade: int = 0
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from pipeline.core.schedule import Desired, Hold, Job, forecast, latest_end, nex
 from pipeline.settings import Settings
 from pipeline.store import loads, models, pending, runs
 from pipeline.store.jobs import job_states
-from pipeline.store.pending import Density, Pending
+from pipeline.store.pending import Aimed, Density, Pending
 from pipeline.store.runs import StoredRun
 
 RUNS = 8
@@ -36,7 +36,10 @@ HORIZON = dt.timedelta(days=400)
 
 @dataclass(frozen=True, slots=True)
 class SourcePlan:
-    """What waits in a source. pages: an estimate, of what is to be read. tokens: of what is read already."""
+    """What waits in a source. pages: an estimate, of what is to be read. tokens: of what is read already.
+
+    anew: of the documents to be read, those that were made with other settings.
+    """
 
     source: str
     documents: int
@@ -44,6 +47,7 @@ class SourcePlan:
     read: int
     chunks: int
     tokens: int
+    anew: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +135,21 @@ def timing_of(settings: Settings, hold: Hold | None = None) -> Timing:
     return Timing(reserve=settings.switch.reserve, default=Mode(settings.default_mode), hold=hold)
 
 
-def make_plan(session: Session, jobs: Sequence[Job], now: dt.datetime, timing: Timing) -> Plan:
-    """The plan of this host, from what its database holds at this moment; changes nothing."""
-    waiting = pending.pending_by_source(session)
+def make_plan(
+    session: Session, jobs: Sequence[Job], now: dt.datetime, timing: Timing, aim: Aimed | None = None
+) -> Plan:
+    """The plan of this host, from what its database holds at this moment; changes nothing.
+
+    aim: what the settings want; what was made for something else waits too.
+    """
+    waiting = pending.pending_by_source(session, aim)
     kinds = {density.kind: density for density in pending.densities(session, [kind.value for kind in DocumentKind])}
     sources, backlog = _backlog(waiting, kinds)
     states = job_states(session)
     ended = {name: state.last_finished for name, state in states.items() if state.last_finished is not None}
     timing = replace(timing, finished=ended | dict(timing.finished))
     device = _device(jobs, now, timing)
-    rates = measure_rates(samples(session, device))
+    rates = measure_rates(samples(session, device, None if aim is None else aim.fingerprint))
     times = list(work_times(jobs, now, _load_seconds(session), timing))
     next_time = next((time for time in times if not time.reads_only), None)
     return Plan(
@@ -154,15 +163,16 @@ def make_plan(session: Session, jobs: Sequence[Job], now: dt.datetime, timing: T
     )
 
 
-def samples(session: Session, device: str | None = None) -> list[Sample]:
+def samples(session: Session, device: str | None = None, model: str | None = None) -> list[Sample]:
     """What this host's last runs measured, newest first; of embedding only by the model that is waited for.
 
+    model: its fingerprint, where the database is not to be asked.
     device: that it is to be embedded on; None is the GPU, where it was ever done there. Reading depends on neither.
     """
     found = runs.measured_runs(session, socket.gethostname(), RUNS)
     if device is None and any(run.measured.device == "gpu" for run in found):
         device = "gpu"
-    model = pending.awaited_model(session)
+    model = model or pending.awaited_model(session)
     return [_sample(run, model, device) for run in found]
 
 
@@ -248,16 +258,16 @@ def _backlog(waiting: Sequence[Pending], kinds: Mapping[str, Density]) -> tuple[
     total, tokens_of_unread = Backlog(), 0.0
     for each in waiting:
         pages = 0.0
-        for kind, (documents, size) in each.unread.items():
+        for kind, unread in each.unread.items():
             density = kinds.get(kind)
             a_page = density.size / density.pages if density and density.pages else UNKNOWN_BYTES_A_PAGE
-            of_kind = max(float(documents), size / max(1.0, a_page))
+            of_kind = unread.pages + max(float(unread.unmeasured), unread.size / max(1.0, a_page))
             tokens_a_page = density.tokens / density.pages if density and density.pages else UNKNOWN_TOKENS_A_PAGE
             pages += of_kind
             tokens_of_unread += of_kind * tokens_a_page
-        unread = sum(documents for documents, _ in each.unread.values())
-        sources.append(SourcePlan(each.source, unread, pages, each.read, each.chunks, each.tokens))
-        total = Backlog(total.documents + unread, total.pages + pages, tokens_of_unread, total.tokens + each.tokens)
+        documents = sum(unread.documents for unread in each.unread.values())
+        sources.append(SourcePlan(each.source, documents, pages, each.read, each.chunks, each.tokens, each.anew))
+        total = Backlog(total.documents + documents, total.pages + pages, tokens_of_unread, total.tokens + each.tokens)
     return sources, total
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 CAUSES_SHOWN = 20
+_MARKS = r"[\\`*_\[\]<>#|]"
 _PACES = (("tokens_per_second", "tokens/s"), ("chunks_per_second", "chunks/s"))
 
 
@@ -38,9 +39,12 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _done(report: Mapping[str, Any]) -> Iterator[str]:
     done, found = report["done"], report["found"]
-    changes = ", ".join(f"{number:,} {what}" for what, number in found.items() if number)
+    changes = ", ".join(f"{number:,} {what}" for what, number in found.items() if number and what != "remade")
     if changes:
         yield f"- Found: {changes}."
+    if remade := found.get("remade"):
+        why = "the model or the settings for reading or chunking changed"
+        yield f"- Made anew: {_count(remade, 'document')}; {why}."
     if done["documents_read"]:
         pace = f" ({done['pages_per_second']:,g} pages/s)" if done["pages_per_second"] else ""
         yield f"- Read: {_count(done['documents_read'], 'document')}, {_count(done['pages'], 'page')}{pace}."
@@ -53,7 +57,7 @@ def _done(report: Mapping[str, Any]) -> Iterator[str]:
         )
     if done["chunks_reused"]:
         yield f"- Reused: {_count(done['chunks_reused'], 'chunk')} had their vector from before."
-    if not (changes or done["documents_read"] or done["chunks"]):
+    if not (changes or remade or done["documents_read"] or done["chunks"]):
         yield "- Nothing to do." if report["outcome"] == "complete" else "- Nothing was done."
 
 
@@ -73,10 +77,14 @@ def _person(report: Mapping[str, Any]) -> Iterator[str]:
     for deletion in waits["deletions"]:
         yield f"- {_plain(deletion)}"
     if waits["encrypted"]:
-        yield f"- {_count(waits['encrypted'], 'encrypted document')}: they need a password."
+        needs = "it needs its password" if waits["encrypted"] == 1 else "they need their passwords"
+        yield (
+            f"- {_count(waits['encrypted'], 'encrypted document')}: {needs}; the setting `extract.passwords` or "
+            "`extract.password_file` gives those of PDFs."
+        )
     if scans["documents"]:
         pages = f" ({_count(scans['pages'], 'page')})" if scans["pages"] else ""
-        yield f"- {_count(scans['documents'], 'document')} without any text{pages}: OCR may help."
+        yield f"- {_count(scans['documents'], 'document')} without any text{pages}: OCR may help (`extract.ocr`)."
     if scans["partly"]:
         yield f"- {_count(scans['partly_pages'], 'page')} without text in {_count(scans['partly'], 'other document')}."
 
@@ -125,11 +133,16 @@ def _section(title: str, lines: Iterator[str]) -> Iterator[str]:
         yield from ["", f"## {title}", "", *found]
 
 
+def as_shown(line: str) -> str:
+    """A line of the page as a terminal shows it: without the backslashes that are for Markdown."""
+    return re.sub(rf"\\({_MARKS})", r"\1", line)
+
+
 def _plain(text: str) -> str:
     """Text from files and errors, as one line that Markdown and terminals leave alone."""
     line = " ".join(text.split())
     line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
-    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", line)
+    return re.sub(rf"({_MARKS})", r"\\\1", line)
 
 
 def _count(number: int, noun: str) -> str:

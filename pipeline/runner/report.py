@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pipeline.core.documents import DocumentState
 from pipeline.ingest.progress import Changed
 from pipeline.store.overview import DocumentLine, ModelLine
 
@@ -75,15 +76,48 @@ class RunReport:
             "changes": asdict(self.changes),
             "failing": [
                 {"file": line.file, "state": line.state.value, "reason": line.reason, "searched": line.searched}
+                | ({"older": True} if line.older else {})
                 for line in self.failing
             ],
             "unsettled": list(self.unsettled),
             "not_looked_at": list(self.not_looked_at),
             "errors": list(self.errors),
             "waiting_elsewhere": self.waiting_elsewhere,
+            "failed_now": self.failed_now,
+            "reads_only": self.reads_only,
             "model": asdict(self.model) if self.model else None,
+            "searched_with": asdict(self.searched_with) if self.searched_with else None,
             "engine": dict(self.engine) if self.engine else None,
         }
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> RunReport:
+        """A report that `as_json` made elsewhere, such as the daemon. What that leaves out has its default."""
+        same = "run_id outcome documents chunks chunks_embedded chunks_reused documents_read pages_read seconds"
+        same += " unsettled not_looked_at errors waiting_elsewhere failed_now reads_only engine"
+        return cls(
+            **{name: said[name] for name in same.split()},
+            changes=Changed(**said["changes"]),
+            failing=[_line(each) for each in said["failing"]],
+            model=ModelLine(**said["model"]) if said["model"] else None,
+            searched_with=ModelLine(**said["searched_with"]) if said["searched_with"] else None,
+        )
+
+
+def _line(said: Mapping[str, Any]) -> DocumentLine:
+    """A failing document, as a report names it."""
+    return DocumentLine(
+        id=0,
+        file=said["file"],
+        state=DocumentState(said["state"]),
+        reason=said["reason"],
+        title=None,
+        pages=0,
+        chunks=0,
+        embedded=0,
+        searched=said["searched"],
+        older=said.get("older", False),
+    )
 
 
 def newest_first(failing: Sequence[DocumentLine], failed_now: Sequence[str]) -> list[DocumentLine]:

@@ -34,7 +34,7 @@ from pipeline.runner.lease import hold_lease
 from pipeline.runner.looking import looking, passwords
 from pipeline.runner.places import check_paths, find_places, look_at_paths
 from pipeline.runner.report import Outcome, RunReport, newest_first
-from pipeline.runner.target import Aim, embedding_options, longest_document, ocr_wanted, take_aim, timeouts
+from pipeline.runner.target import Aim, check_model, embedding_options, longest_document, ocr_wanted, take_aim, timeouts
 from pipeline.runner.tuned import with_tunings
 from pipeline.runner.webhook import deliver_due
 from pipeline.settings import Settings
@@ -139,6 +139,8 @@ async def carry_out(run: Run) -> RunReport:
     # Before any transaction: what asks a disk may wait.
     named = await look_at_paths(paths, looking(run.settings).silence)
     await store.read(check_paths, named, looking(run.settings).wanted)
+    # Who asked by hand is told at once, and nothing is on record; of a job's run the morning's report has to tell.
+    checked = await check_model(run.settings, store) if run.task is None else None
     ending = Ending(
         run.id,
         run.settings,
@@ -156,7 +158,7 @@ async def carry_out(run: Run) -> RunReport:
         found = await store.write(find_places, named)
         places = [replace(place, priority=number) for number, place in enumerate(found)]
         scopes = None if run.paths is None else [Scope(place.source_id, place.folder) for place in places]
-        aim = await take_aim(run.settings, store)
+        aim = await take_aim(run.settings, store, checked)
         ending.fingerprint, ending.model = aim.model.fingerprint, aim.model.name
         if scopes is not None:
             await store.write(queue.prioritise, scopes)

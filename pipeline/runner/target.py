@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.backends.client import Timeouts
 from pipeline.backends.directory import read_directory
 from pipeline.backends.gguf import read_header
 from pipeline.backends.launch import sentence_transformers_installed
-from pipeline.backends.models import ModelFile, resolve, stamp
+from pipeline.backends.models import ModelFile, parse_hub_name, resolve, stamp
 from pipeline.backends.options import EmbeddingOptions, Pooling
 from pipeline.core.errors import ModelError, SettingsError, UsageError
 from pipeline.core.stretches import LONGEST, USUAL
@@ -21,6 +22,7 @@ from pipeline.settings import Settings
 from pipeline.store import models
 from pipeline.store.database import Database
 from pipeline.store.models import StoredModel, Target
+from pipeline.store.pending import Aimed
 
 RECIPE_VERSION = 2
 """Part of every recipe: raised when the same bytes come out as other text or other chunks."""
@@ -35,12 +37,20 @@ class Aim:
     target: Target
 
 
-async def take_aim(settings: Settings, store: Database) -> Aim:
-    """Find the embedding model, check that the chunk settings suit it, and note it in the database.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The file of a model that the settings suit, and the length of its vectors."""
+
+    file: ModelFile
+    dimension: int
+
+
+async def check_model(settings: Settings, store: Database) -> Checked:
+    """Find the embedding model and check that the settings suit it. Writes nothing.
 
     Raises:
         ModelError: there is no such model, or it cannot be used.
-        SettingsError: its limit is below `chunk.tokens`.
+        SettingsError: its limit is below `chunk.tokens`, or it cannot do what the settings want.
     """
     known = await store.read(models.known_fingerprints)
     file = await asyncio.to_thread(resolve, settings.embedding.model, settings.data_dir / "models", known=known)
@@ -49,6 +59,13 @@ async def take_aim(settings: Settings, store: Database) -> Aim:
         problem = f"{settings.chunk.tokens} is more than the {shape.max_tokens} tokens that {file.name} can take"
         raise SettingsError("chunk.tokens", problem, "the settings; see `python -m pipeline config`")
     _check_late_chunking(settings, file, shape)
+    return Checked(file, shape.dimension)
+
+
+async def take_aim(settings: Settings, store: Database, checked: Checked | None = None) -> Aim:
+    """Note the embedding model in the database. checked: by `check_model`, if it was; else it is now, which raises."""
+    checked = checked or await check_model(settings, store)
+    file = checked.file
     _, size, mtime_ns = await asyncio.to_thread(stamp, file.path)
     model = await store.write(
         models.ensure_model,
@@ -57,10 +74,24 @@ async def take_aim(settings: Settings, store: Database) -> Aim:
         path=str(file.path),
         size=size,
         mtime_ns=mtime_ns,
-        dimension=shape.dimension,
+        dimension=checked.dimension,
         now=utc_now(),
     )
     return Aim(model, file, Target(model.id, recipe(settings)))
+
+
+def aimed_at(settings: Settings, known: Mapping[tuple[str, int, int], str]) -> Aimed:
+    """What the next run aims at, as far as it can be told without a download. known: as `resolve` takes it."""
+    name, folder = settings.embedding.model, settings.data_dir / "models"
+    try:
+        if name.startswith("hf:"):
+            parts = parse_hub_name(name)
+            if not parts.file or not (parts.folder(folder) / parts.file).is_file():
+                return Aimed(recipe(settings))
+        file = resolve(name, folder, known=known)
+    except (ModelError, OSError):
+        return Aimed(recipe(settings))
+    return Aimed(recipe(settings), identity(file, settings.embedding.pooling))
 
 
 @dataclass(frozen=True, slots=True)

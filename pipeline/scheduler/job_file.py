@@ -86,9 +86,11 @@ def read_job(text: str, stem: str, around: Surroundings) -> tuple[Job | None, li
                 read[key.name] = key.read(values.get(key.name, read.get(key.name, LOCAL)), around)
             except ValueError as error:
                 faults.append(Fault(lines.get(key.name), f"{key.name}: {error}"))
-    if not faults:
+    clashes = list(_contradictions(read)) if "task" in read or "task" not in values else []
+    if not faults and not clashes:
         job = Job(**read)
-        faults = [Fault(lines.get(name), f"{name}: {problem}") for name, problem in _contradictions(job, around.now)]
+        clashes = list(_overlap(job, around.now))
+    faults += [Fault(lines.get(name), f"{name}: {problem}") for name, problem in clashes]
     return (None, sorted(faults, key=lambda fault: fault.line or 0)) if faults else (job, [])
 
 
@@ -114,23 +116,23 @@ def local_zone(environ: Mapping[str, str] = os.environ, localtime: Path = Path("
     return _zone_of_file(localtime) if localtime.exists() else _zone("UTC")
 
 
-def _contradictions(job: Job, now: datetime) -> Iterator[tuple[str, str]]:
-    """Key -> what is wrong with it when the others stand."""
-    if job.task == "ingest" and job.mode is not None and not serves(job.mode, Slot.EMBEDDING):
-        yield "task", f'"{job.task}" needs the mode "embedding" or "mixed", not "{job.mode}"'
-    if job.task == "extract" and job.mode is not None:
+def _contradictions(read: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Key -> what is wrong with it when the others stand, of those that could be read."""
+    task, mode = read.get("task"), read.get("mode")
+    if task == "ingest" and mode is not None and not serves(mode, Slot.EMBEDDING):
+        yield "task", f'"{task}" needs the mode "embedding" or "mixed", not "{mode}"'
+    if task == "extract" and mode is not None:
         yield "mode", 'is not for a job with task = "extract", which reads beside whatever mode is on: leave it out'
-    for name, idle in (
-        ("sources", bool(job.sources)),
-        ("catch_up", job.catch_up),
-        ("order", job.order is not None),
-        ("workers", job.workers is not None),
-        ("nice", job.nice is not None),
-    ):
-        if idle and job.task is None:
+    for name in ("sources", "catch_up", "order", "workers", "nice"):
+        value = read.get(name)
+        if task is None and value is not None and value is not False and value != ():
             yield name, 'is for a job with task = "ingest"'
-    if job.catch_up and job.task == "extract":
+    if read.get("catch_up") and task == "extract":
         yield "catch_up", 'is for a job with task = "ingest": what was not read ahead is read at night'
+
+
+def _overlap(job: Job, now: datetime) -> Iterator[tuple[str, str]]:
+    """That a window is still open when the next one starts."""
     clash = own_overlap(job, now)
     if clash is not None:
         first, second = clash

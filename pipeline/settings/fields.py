@@ -417,7 +417,8 @@ class Settings(BaseSettings):
         default="idle", description="The mode of the daemon where no job's window is open."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least that is logged."
+        default="info",
+        description="The least that the daemon logs; commands show only warnings and errors where it is not set.",
     )
     embedding: EmbeddingSettings = EmbeddingSettings()
     generation: GenerationSettings = GenerationSettings()

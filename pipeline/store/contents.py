@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from pipeline.core.documents import DocumentState
 from pipeline.core.vectors import from_blobs, normalise, to_blob
@@ -39,7 +39,8 @@ STAGE_EMBED = "embed"
 def promotable() -> sa.ColumnElement[bool]:
     """A condition on `contents`: what it holds may replace what search sees.
 
-    A file that can no longer be read keeps its last good text; one that is now empty or locked does not.
+    A file that can no longer be read keeps its last good text; one that is now empty or locked does not, unless its
+    bytes are the same (see `promote`).
     """
     return sa.or_(
         ContentRow.state.in_([DocumentState.EMBEDDED, DocumentState.EMPTY, DocumentState.ENCRYPTED]),
@@ -127,6 +128,10 @@ def start_over(session: Session, content_ids: Sequence[int]) -> None:
 def promote(session: Session, content_ids: Sequence[int], *, drop: bool = True) -> None:
     """Let search see these contents, where they may be seen, and drop what they replace.
 
+    A document stays searchable with what was made of the very same bytes, where its new content has no vectors:
+    other settings (no OCR, no password) find less in a file, but nobody took anything out of it. It goes on waiting
+    for that content, whose state is then the document's.
+
     drop: not while a scan is under way, in which another file may yet turn out to hold the same bytes.
     """
     if not content_ids:
@@ -142,12 +147,12 @@ def promote(session: Session, content_ids: Sequence[int], *, drop: bool = True) 
         return
     replaced = session.scalars(
         sa.select(DocumentRow.current_id)
-        .where(DocumentRow.pending_id.in_(ready), DocumentRow.current_id.is_not(None))
+        .where(DocumentRow.pending_id.in_(ready), DocumentRow.current_id.is_not(None), ~_loses_text())
         .distinct()
     ).all()
     session.execute(
         sa.update(DocumentRow)
-        .where(DocumentRow.pending_id.in_(ready))
+        .where(DocumentRow.pending_id.in_(ready), ~_loses_text())
         .values(current_id=DocumentRow.pending_id, pending_id=None)
     )
     if drop:
@@ -173,6 +178,19 @@ def drop_unused(session: Session, among: Sequence[int] | None = None) -> int:
     for start in range(0, len(ids), IN_CLAUSE):
         session.execute(sa.delete(ContentRow).where(ContentRow.id.in_(ids[start : start + IN_CLAUSE])))
     return len(ids)
+
+
+def _loses_text() -> sa.ColumnElement[bool]:
+    """A condition on `documents`: search sees vectors of the bytes for which the pending content has none."""
+    seen, new = aliased(ContentRow), aliased(ContentRow)
+    return sa.exists().where(
+        seen.id == DocumentRow.current_id,
+        new.id == DocumentRow.pending_id,
+        seen.sha256 == new.sha256,
+        seen.model_id == new.model_id,
+        seen.embedded_count > 0,
+        new.embedded_count == 0,
+    )
 
 
 def _paths(session: Session, content_ids: Sequence[int]) -> dict[int, str]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pipeline.core.errors import UsageError
-from pipeline.store.models import choose, count_missing
+from pipeline.store.models import choose, count_embedded, count_missing
 from pipeline.store.tables import ContentRow, DocumentRow, ModelRow
 
 ROW_BYTES = 120
@@ -27,7 +27,9 @@ class ModelInventory:
 
     path: of its file, where it was last. active: search uses it. building: documents wait for it.
     set_aside: a person moved search away from it, and it does not move back by itself.
-    documents: that have been through it as they are now. missing: that have not.
+    documents: that have been through it as they are now. missing: that have not; what cannot be read is in neither.
+    embedded: those of `documents` that came out with all their vectors; the others gave it no text, or failed.
+    unreadable: documents whose file cannot be read at present.
     contents, chunks: what it made, chunks being those with a vector. size: what that takes, in bytes, about.
     last_embedded_at: when it last finished a document; None where it never did.
     """
@@ -47,6 +49,8 @@ class ModelInventory:
     size: int
     created_at: dt.datetime
     last_embedded_at: dt.datetime | None
+    embedded: int = 0
+    unreadable: int = 0
 
     @property
     def complete(self) -> bool:
@@ -141,7 +145,9 @@ def _inventory(session: Session, row: ModelRow) -> ModelInventory:
     waited_for = sa.select(DocumentRow.id).join(ContentRow, ContentRow.id == DocumentRow.pending_id)
     building = session.scalar(waited_for.where(ContentRow.model_id == row.id).limit(1)) is not None
     missing = count_missing(session, row.id)
-    readable = sa.select(sa.func.count()).select_from(DocumentRow).where(DocumentRow.problem.is_(None))
+    every, unreadable = session.execute(
+        sa.select(sa.func.count(), sa.func.count(DocumentRow.problem)).select_from(DocumentRow)
+    ).one()
     return ModelInventory(
         id=row.id,
         name=row.name,
@@ -151,11 +157,13 @@ def _inventory(session: Session, row: ModelRow) -> ModelInventory:
         active=row.active,
         building=building and not row.active,
         set_aside=row.set_aside,
-        documents=(session.scalar(readable) or 0) - missing,
+        documents=every - unreadable - missing,
         missing=missing,
         contents=contents,
         chunks=int(chunks),
         size=int(chunks) * (4 * row.dimension + ROW_BYTES) + int(characters),
         created_at=row.created_at,
         last_embedded_at=last,
+        embedded=count_embedded(session, row.id),
+        unreadable=unreadable,
     )

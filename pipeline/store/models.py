@@ -119,6 +119,13 @@ def count_missing(session: Session, model_id: int) -> int:
     return session.scalar(query.where(DocumentRow.problem.is_(None), ~through)) or 0
 
 
+def count_embedded(session: Session, model_id: int) -> int:
+    """How many documents a model embedded as they are now; those that cannot be read do not count."""
+    embedded = sa.exists().where(*_made_of_it(model_id), ContentRow.state == DocumentState.EMBEDDED)
+    query = sa.select(sa.func.count()).select_from(DocumentRow)
+    return session.scalar(query.where(DocumentRow.problem.is_(None), embedded)) or 0
+
+
 def count_unsearched(session: Session) -> int:
     """How many documents were embedded by another model than the active one, and are found once search moves."""
     return counts.unsearched(session)
@@ -133,7 +140,10 @@ def _move_search(session: Session, model_id: int) -> None:
         ContentRow.id == DocumentRow.pending_id, ContentRow.model_id == model_id, promotable()
     )
     newest = sa.select(sa.func.max(ContentRow.id)).where(*_made_of_it(model_id), promotable())
-    best = sa.func.coalesce(waiting.scalar_subquery(), newest.scalar_subquery())
+    searchable = ContentRow.embedded_count > 0
+    # What has vectors first: as in `promote`, other settings take no text away.
+    candidates = (waiting.where(searchable), newest.where(searchable), waiting, newest)
+    best = sa.func.coalesce(*(candidate.scalar_subquery() for candidate in candidates))
     still_pending = sa.case((DocumentRow.pending_id == best, None), else_=DocumentRow.pending_id)
     session.execute(
         sa.update(DocumentRow)

@@ -45,7 +45,7 @@ _replaced = sa.or_(DocumentRow.problem.is_not(None), DocumentRow.pending_id.is_n
 class DocumentLine:
     """A document in a list. `file` is its absolute path; `reason` says why it is where it is, if not embedded.
 
-    searched: search finds something of it. older: what it finds is the last good version, not this one.
+    searched: search finds something of it. older: what it finds is an earlier version or reading of it, not this one.
     pages_without_text: how many of its pages are pictures, or empty.
     """
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from pipeline.core.documents import DocumentState
 from pipeline.core.rates import CHARACTERS_A_PAGE
@@ -17,19 +18,40 @@ SAMPLE = 2000
 """Documents of each kind that were read last: what the next ones come to is estimated from these."""
 
 
+_WAITING = (DocumentState.DISCOVERED, DocumentState.EXTRACTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Aimed:
+    """What the settings want documents to become. fingerprint: of the model; None where that cannot be told."""
+
+    recipe: str
+    fingerprint: str | None = None
+
+
+class Unread(NamedTuple):
+    """Documents to be read. pages: of those that were read before; size: in bytes, of the `unmeasured` others."""
+
+    documents: int
+    unmeasured: int
+    size: int
+    pages: int
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """What waits in a source.
 
-    unread: documents to be read, by kind as (documents, bytes). read: documents that are read, with their `chunks`
-    and `tokens` that have no vector yet.
+    unread: documents to be read, by kind; `anew` of them are there, made for another model or recipe than the
+    settings want. read: documents that are read, with their `chunks` and `tokens` that have no vector yet.
     """
 
     source: str
-    unread: dict[str, tuple[int, int]]
+    unread: dict[str, Unread]
     read: int = 0
     chunks: int = 0
     tokens: int = 0
+    anew: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +65,54 @@ class Density:
     tokens: int
 
 
-def pending_by_source(session: Session) -> list[Pending]:
-    """What waits, by source. A content that waits in several counts for the first of them."""
+def pending_by_source(session: Session, aim: Aimed | None = None) -> list[Pending]:
+    """What waits, by source. A content that waits in several counts for the first of them.
+
+    aim: what the next run will make; what was made for another waits too, as `library.retarget` will have it.
+    """
+    outdated = sa.false() if aim is None else _outdated(aim)
+    wanted = DocumentRow.pending_id if aim is None else sa.func.coalesce(DocumentRow.pending_id, DocumentRow.current_id)
     waiting = (
         sa.select(
-            DocumentRow.pending_id.label("content_id"),
+            wanted.label("content_id"),
             sa.func.min(DocumentRow.source_id).label("source_id"),
             sa.func.max(DocumentRow.size).label("size"),
         )
-        .where(DocumentRow.pending_id.is_not(None), DocumentRow.problem.is_(None))
-        .group_by(DocumentRow.pending_id)
+        .where(wanted.is_not(None), DocumentRow.problem.is_(None))
+        .group_by(wanted)
         .subquery()
     )
     left = ContentRow.chunk_count - ContentRow.embedded_count - ContentRow.failed_count
     tokens = ContentRow.token_count * left / sa.func.nullif(ContentRow.chunk_count, 0)
-    rows = session.execute(
+    is_anew = sa.case((outdated, 1), else_=0)
+    contents = (
         sa.select(
-            SourceRow.root,
-            ContentRow.state,
+            SourceRow.root.label("root"),
+            sa.case((is_anew == 1, sa.literal(DocumentState.DISCOVERED.value)), else_=ContentRow.state).label("state"),
             ContentRow.kind,
-            sa.func.count(),
-            sa.func.coalesce(sa.func.sum(waiting.c.size), 0),
-            sa.func.coalesce(sa.func.sum(left), 0),
-            sa.func.coalesce(sa.func.sum(tokens), 0),
+            ContentRow.page_count.label("pages"),
+            sa.case((ContentRow.page_count > 0, 0), else_=waiting.c.size).label("size"),
+            sa.case((ContentRow.page_count > 0, 0), else_=1).label("unmeasured"),
+            left.label("left_over"),
+            tokens.label("tokens"),
+            is_anew.label("anew"),
         )
         .join(waiting, waiting.c.content_id == ContentRow.id)
         .join(SourceRow, SourceRow.id == waiting.c.source_id)
-        .where(ContentRow.state.in_([DocumentState.DISCOVERED, DocumentState.EXTRACTED]))
-        .group_by(SourceRow.root, ContentRow.state, ContentRow.kind)
-        .order_by(SourceRow.root)
+        .where(sa.or_(ContentRow.state.in_(_WAITING), outdated))
+        .subquery()
+    )
+    summed = ("unmeasured", "size", "pages", "left_over", "tokens", "anew")
+    rows = session.execute(
+        sa.select(
+            contents.c.root,
+            contents.c.state,
+            contents.c.kind,
+            sa.func.count(),
+            *(sa.func.coalesce(sa.func.sum(contents.c[name]), 0).label(name) for name in summed),
+        )
+        .group_by(contents.c.root, contents.c.state, contents.c.kind)
+        .order_by(contents.c.root)
     ).all()
     found: list[Pending] = []
     for root in dict.fromkeys(row[0] for row in rows):
@@ -80,13 +121,31 @@ def pending_by_source(session: Session) -> list[Pending]:
         found.append(
             Pending(
                 root,
-                {kind: (n, int(size)) for _, state, kind, n, size, _, _ in mine if state == DocumentState.DISCOVERED},
+                {
+                    row.kind: Unread(row[3], int(row.unmeasured), int(row.size), int(row.pages))
+                    for row in mine
+                    if row.state == DocumentState.DISCOVERED
+                },
                 sum(row[3] for row in read),
-                sum(int(row[5]) for row in read),
-                math.ceil(sum(float(row[6]) for row in read)),
+                sum(int(row.left_over) for row in read),
+                math.ceil(sum(float(row.tokens) for row in read)),
+                sum(int(row.anew) for row in mine),
             )
         )
     return found
+
+
+def _outdated(aim: Aimed) -> sa.ColumnElement[bool]:
+    """A condition on `contents`: made for another model or recipe, and what is wanted is not there yet."""
+    done = aliased(ContentRow)
+    same_bytes = sa.and_(done.sha256 == ContentRow.sha256, done.kind == ContentRow.kind, done.recipe == aim.recipe)
+    other = ContentRow.recipe != aim.recipe
+    same_model = done.model_id == ContentRow.model_id
+    if aim.fingerprint is not None:
+        model = sa.select(ModelRow.id).where(ModelRow.fingerprint == aim.fingerprint)
+        other = sa.or_(other, ContentRow.model_id.not_in(model))
+        same_model = done.model_id.in_(model)
+    return sa.and_(other, ~sa.exists().where(same_bytes, same_model, done.state.not_in(_WAITING)))
 
 
 def awaited_model(session: Session) -> str | None:
@@ -95,7 +154,7 @@ def awaited_model(session: Session) -> str | None:
         sa.select(ModelRow.fingerprint)
         .join(ContentRow, ContentRow.model_id == ModelRow.id)
         .where(
-            ContentRow.state.in_([DocumentState.DISCOVERED, DocumentState.EXTRACTED]),
+            ContentRow.state.in_(_WAITING),
             sa.exists().where(DocumentRow.pending_id == ContentRow.id),
         )
         .limit(1)

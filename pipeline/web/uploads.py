@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.documents import DocumentKind
 from pipeline.core.errors import SourceError, UsageError
 from pipeline.core.kinds import KINDS
 from pipeline.web.shapes import Uploaded
@@ -31,7 +30,7 @@ def checked_name(name: str) -> str:
         UsageError: no document can be called that.
     """
     name = unicodedata.normalize("NFC", name)
-    endings = (*KINDS, f".{DocumentKind.TEXT}")
+    endings = tuple(KINDS)
     if not name.lower().endswith(endings):
         raise UsageError(f"{name!r}: only documents are taken, whose names end in {', '.join(endings)}")
     if name.startswith(".") or any(character in "/\\:" or not character.isprintable() for character in name):

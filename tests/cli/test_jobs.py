@@ -67,6 +67,14 @@ def test_a_window_that_another_goes_before_is_open_without_a_star(loaded: Loaded
     assert lines[-1] == "wanted now: idle until Mon 2026-06-08 10:00 CEST (job seoul)"
 
 
+def test_what_goes_beside_any_mode_has_a_star_while_it_is_open(tmp_path: Path) -> None:
+    reads = 'cron = "0 1 * * *"\nuntil = "13:00"\ntask = "extract"\n'
+    lines = listed(load_with(tmp_path, FILES | {"reads": reads}))
+    assert [line.split()[:2] for line in lines if line.startswith("*")] == [["*", "night"], ["*", "reads"]]
+    late = listed(load_with(tmp_path, FILES | {"reads": reads}), NOW.replace(hour=14))
+    assert [line.split()[1] for line in late if line.startswith("*")] == ["day"]
+
+
 def test_a_terminal_gets_a_table(loaded: LoadedJobs) -> None:
     lines = listed(loaded, terminal=True, width=120)
     assert lines[0].split() == ["job", "mode", "open", "next", "time", "zone", "task"]

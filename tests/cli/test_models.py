@@ -71,11 +71,11 @@ def listed(host: Host) -> dict[str, dict[str, Any]]:
 def test_the_list_says_which_model_search_uses_and_how_far_the_others_are(host: Host) -> None:
     shown = host.run("models").stdout.splitlines()
     assert shown[0] == f"old (old.gguf, {OLD[:8]}): search uses it"
-    assert shown[1].startswith("    2 of 2 documents, 6 chunks, 4 dimensions, about ")
+    assert shown[1].startswith("    2 of 2 documents embedded, 6 chunks, 4 dimensions, about ")
     assert shown[2] == (
         f"new (new.gguf, {NEW[:8]}): being built; search moves over once all documents have been through it"
     )
-    assert shown[3].startswith("    1 of 2 documents, 1 chunk, 4 dimensions, about ")
+    assert shown[3].startswith("    1 of 2 documents embedded, 1 not yet through it, 1 chunk, 4 dimensions, about ")
     known = listed(host)
     assert {name: (m["active"], m["building"], m["complete"], m["missing"]) for name, m in known.items()} == {
         "old": (True, False, True, 0),
@@ -83,6 +83,19 @@ def test_the_list_says_which_model_search_uses_and_how_far_the_others_are(host: 
     }
     assert known["old"]["fingerprint"] == OLD
     assert known == {m["name"]: m for m in host.run_json("models", "list")["models"]}
+
+
+def test_the_list_counts_all_documents_whatever_became_of_them(host: Host) -> None:
+    with opened(host) as store, store.begin() as session:
+        rows.begin(session, "next")
+        new = rows.add_target(session, "new")
+        (other,) = queue.claim_to_extract(session, "next", None, new, utc_now(), 9)
+        queue.end_extraction(session, other.content_id, DocumentState.EMPTY, "no text")
+        library.note_unreadable(session, 1, [library.UnreadableFile("c.pdf", 7, "away")], utc_now())
+        runs.finish_run(session, "next", "stopped", None, utc_now())
+    shown = host.run("models").stdout.splitlines()
+    assert shown[1].startswith("    2 of 3 documents embedded, 1 empty, encrypted or failed, 6 chunks, ")
+    assert shown[3].startswith("    1 of 3 documents embedded, 2 empty, encrypted or failed, 1 chunk, ")
 
 
 def test_without_a_database_there_is_none_and_none_is_made(tmp_path: Path) -> None:

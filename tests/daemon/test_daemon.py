@@ -269,6 +269,18 @@ def test_run_now_beside_a_daemon_hands_the_work_to_it(tmp_path: Path) -> None:
         assert report["documents"]["embedded"] == 1
         assert report["documents"]["empty"] == 1
         assert report["chunks_embedded"] == report["chunks"]["total"] > 0
+        assert "by its own settings" not in result.stderr
+        told = place.command("run-now")
+        assert "Complete: 1 of 2 documents embedded (1 empty), " in told.stdout
+        assert "\nNot embedded: 1 document, none of them new\n  " in told.stdout
+        assert told.stdout.count("delivery-note-scan.pdf") == 1
+        # What is set for this command alone is not used, and that is said.
+        place.settings["NIGHTSHIFT_CHUNK_TOKENS"] = "100"
+        passed_by = place.command("run-now")
+        assert passed_by.returncode == 0
+        warning = "the daemon does the run by its own settings; not used, and set otherwise here: chunk.tokens"
+        assert f"nightshift: {warning}\n" in passed_by.stderr
+        del place.settings["NIGHTSHIFT_CHUNK_TOKENS"]
         wrong = place.command("run-now", str(tmp_path / "nowhere"))
         assert wrong.returncode == 2
         assert "no such file or folder" in wrong.stderr

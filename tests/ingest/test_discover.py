@@ -128,6 +128,20 @@ def old(*paths: Path) -> None:
         os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
 
 
+async def test_what_other_settings_make_anew_is_said_once(world: World) -> None:
+    old(world.put("a.pdf"), world.put("b.pdf"))
+    first = await world.run()
+    finer = Target(first.target.model_id, "finer")
+    seen = []
+    for _ in range(2):
+        work = world.begin()
+        work.target = finer
+        await world.finish(work)
+        seen.append(work.progress.changes)
+    assert seen == [Changed(unchanged=2, remade=2), Changed(unchanged=2)]
+    assert world.states() == {"docs/a.pdf": "embedded", "docs/b.pdf": "embedded"}
+
+
 async def test_whatever_moves_is_not_embedded_again(world: World, tmp_path: Path) -> None:
     docs, other = world.docs, tmp_path / "other"
     names = ["a.pdf", "b.pdf", "Case.pdf", "old/c.pdf", "old/d.pdf", "linked/e.pdf", "f.pdf", "g.pdf"]

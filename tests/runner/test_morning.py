@@ -11,7 +11,7 @@ import pytest
 from pipeline.core.documents import DocumentState
 from pipeline.ingest.progress import Progress
 from pipeline.runner.morning import Facts, make_report, write_report
-from pipeline.runner.morning_text import as_markdown
+from pipeline.runner.morning_text import as_markdown, as_shown
 from pipeline.store import absent, library, queue
 from pipeline.store.database import Database
 from pipeline.store.scopes import Scope
@@ -36,6 +36,9 @@ def test_a_run_without_work_has_nothing_to_report_and_any_other_has() -> None:
     assert facts(busy).empty
     busy.changes.removed = 1
     assert not facts(busy).empty
+    settings_changed = Progress(started_monotonic=0.0)
+    settings_changed.changes.remade = 1
+    assert not facts(settings_changed).empty
     assert not facts(outcome="stopped").empty
     assert not facts(errors=["away"]).empty
     assert not facts(interrupted=[("killed", NOON)]).empty
@@ -49,6 +52,7 @@ def test_a_report_says_what_was_done_what_failed_and_what_waits(store: Database)
     progress.meter.document_read(12, 30_000)
     progress.meter.request_done(5000, 2.0)
     progress.chunks_embedded(50, 1.0)
+    progress.changes.unchanged, progress.changes.remade = 40, 38
     with store.begin() as session:
         target = rows.add_target(session)
         rows.begin(session)
@@ -82,10 +86,15 @@ def test_a_report_says_what_was_done_what_failed_and_what_waits(store: Database)
     assert "1,000 documents failed: took longer than N s (scans/0.pdf, scans/1.pdf, scans/2.pdf, ...)" in text
     assert "20260531T020000-dead before it was interrupted" in text
     assert "Documents of /docs whose files are gone" in text
-    assert "1 encrypted document" in text
+    assert "1 encrypted document: it needs its password; the setting `extract.passwords`" in text
     assert "/mnt is away" in text
+    assert "- Found: 40 unchanged.\n- Made anew: 38 documents; the model or the settings" in text
     assert "\x1b" not in text  # names of files are written such that neither Markdown nor a terminal obeys them
     assert "\\[odd\\](name)" in text
+    shown = "\n".join(map(as_shown, text.splitlines()))
+    assert "[odd](name)" in shown
+    assert "`python -m pipeline run-now /docs --confirm-deletions`" in shown
+    assert "\\" not in shown
     assert "<b>" not in text.replace("\\<b\\>", "")
 
 

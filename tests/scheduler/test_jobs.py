@@ -180,6 +180,18 @@ def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path: Path) -> None:
     assert [line.partition(": ")[0] for line in problems_of(folder)] == ["x.toml", "x.toml:2", "x.toml:3", "x.toml:4"]
 
 
+def test_keys_that_do_not_go_together_are_said_beside_what_is_wrong_with_others(tmp_path: Path) -> None:
+    text = 'cron = "0 26 * * *"\nuntil = "1h"\ntask = "extract"\nmode = "idle"\nretries = true\n'
+    folder = folder_with(tmp_path, x=text)
+    assert [": ".join(line.split(": ")[:2]) for line in problems_of(folder)] == [
+        "x.toml:1: cron", "x.toml:4: mode", "x.toml:5: retries",
+    ]  # fmt: skip
+    unread = folder_with(tmp_path, x=NIGHT + 'task = "embed"\norder = "oldest"\n')
+    assert [line.split(": ")[1] for line in problems_of(unread)] == ["task"]  # what else goes with it is not known
+    without = folder_with(tmp_path, x=NIGHT + "nice = 0\n")
+    assert problems_of(without) == ['x.toml:4: nice: is for a job with task = "ingest"']
+
+
 def test_a_key_is_found_by_what_toml_means_by_it(tmp_path: Path) -> None:
     """Neither a comment, a quoted key, a text that looks like a key nor Windows line ends lead astray."""
     text = (

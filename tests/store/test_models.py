@@ -18,9 +18,11 @@ from pipeline.core.documents import DocumentState
 from pipeline.core.errors import ModelIncomplete, UsageError
 from pipeline.core.vectors import from_blobs
 from pipeline.store import library, models, overview, pruning, queue
+from pipeline.store.contents import drop_unused
 from pipeline.store.database import Database
 from pipeline.store.inventory import ModelInventory, find_model, list_inventory, use_model
 from pipeline.store.models import Target
+from pipeline.store.retry import retry_documents
 from pipeline.store.reuse import token_digest
 from pipeline.store.scopes import Scope
 from pipeline.store.search import search, search_active
@@ -53,6 +55,18 @@ def make_all(session: Session, target: Target) -> None:
     for content in queue.claim_to_extract(session, "run", None, target, utc_now(), 100):
         text = f"{content.files[0][1].removesuffix('.pdf')} {target.model_id}"
         queue.store_extracted(session, content.content_id, rows.extracted(text), utc_now())
+    rows.embed_all(session, target)
+
+
+def make_all_but(session: Session, target: Target, empty: str) -> None:
+    """As `make_all`, but one document, by its path, has no text."""
+    for content in queue.claim_to_extract(session, "run", None, target, utc_now(), 100):
+        path = content.files[0][1]
+        if path == empty:
+            queue.end_extraction(session, content.content_id, DocumentState.EMPTY, "no text")
+        else:
+            texts = rows.extracted(f"{path.removesuffix('.pdf')} {target.model_id}")
+            queue.store_extracted(session, content.content_id, texts, utc_now())
     rows.embed_all(session, target)
 
 
@@ -104,6 +118,57 @@ def test_search_stays_with_the_old_model_until_the_new_one_has_made_all(store: D
         assert models.count_unsearched(session) == 0
         assert search_active(session, QUESTION, old.model_id, 9) is None
         assert [model.name for model in list_inventory(session)] == ["new", "old"]
+
+
+def test_the_move_is_made_also_where_the_new_model_has_less(store: Database) -> None:
+    with store.begin() as session:
+        _, old = start(session, a="alpha", b="beta")
+        plain = Target(old.model_id, "plain")
+        aim(session, plain)
+        make_all_but(session, plain, "a.pdf")
+        assert found(session) == ["a 1", "b 1"]
+        listed = by_name(session)["old"]
+        assert (listed.documents, listed.embedded, listed.missing) == (2, 2, 0)
+        new = rows.add_target(session, "new")
+        aim(session, new)
+        make_all_but(session, new, "a.pdf")
+        assert models.activate_when_complete(session, new)
+        assert found(session) == ["b 2"]
+        listed = by_name(session)["new"]
+        assert (listed.documents, listed.embedded, listed.missing) == (2, 1, 0)
+
+
+def test_a_move_there_and_back_takes_no_text_away(store: Database) -> None:
+    with store.begin() as session:
+        _, old = start(session, a="alpha")
+        new = rows.add_target(session, "new")
+        aim(session, new)
+        make_all(session, new)
+        assert models.activate_when_complete(session, new)
+        models.choose(session, old.model_id)
+        aim(session, Target(old.model_id, "plain"))
+        make_all_but(session, Target(old.model_id, "plain"), "a.pdf")
+        assert found(session) == ["a 1"]
+        models.choose(session, new.model_id)
+        assert found(session) == ["a 2"]
+        models.choose(session, old.model_id)
+        drop_unused(session)
+        assert found(session) == ["a 1"]
+        assert [line.state for line in overview.list_documents(session)] == [DocumentState.EMPTY]
+
+
+def test_what_is_embedded_stays_counted_while_the_rest_is_tried_again(store: Database) -> None:
+    with store.begin() as session:
+        source, old = start(session)
+        rows.register(session, source, old, a="alpha", b="beta")
+        make_all_but(session, old, "a.pdf")
+        library.note_unreadable(session, source, [library.UnreadableFile("c.pdf", 7, "away")], utc_now())
+        listed = by_name(session)["old"]
+        assert (listed.embedded, listed.documents, listed.missing, listed.unreadable) == (1, 2, 0, 1)
+        (a,) = overview.find_documents(session, "a.pdf")
+        retry_documents(session, [a.id])
+        listed = by_name(session)["old"]
+        assert (listed.embedded, listed.documents, listed.missing, listed.unreadable) == (1, 1, 1, 1)
 
 
 def test_a_document_that_goes_or_changes_during_the_move(store: Database) -> None:

@@ -10,14 +10,15 @@ from sqlalchemy.orm import Session
 
 from pipeline.core.changes import Moves
 from pipeline.core.documents import DocumentState
-from pipeline.store import attention, library, pending, queue, reports, runs
+from pipeline.store import attention, library, pending, queue, reports, retry, runs
 from pipeline.store.database import Database
 from pipeline.store.models import Target
+from pipeline.store.pending import Aimed
 from pipeline.store.queue import Order
 from pipeline.store.reports import Delivery
 from pipeline.store.runs import Measured
 from pipeline.store.scopes import Scope
-from pipeline.store.tables import ContentRow
+from pipeline.store.tables import ContentRow, DocumentRow
 from tests.store import rows
 
 DAY = 86_400 * 10**9
@@ -104,7 +105,7 @@ def test_a_content_that_waits_in_two_sources_counts_for_the_first(store: Databas
         queue.prioritise(session, [Scope(other), Scope(one)])
         assert session.scalar(sa.select(ContentRow.priority)) == 0
         (found,) = pending.pending_by_source(session)
-        assert (found.source, found.unread) == ("/one", {"pdf": (1, 10)})
+        assert (found.source, found.unread) == ("/one", {"pdf": (1, 1, 10, 0)})
 
 
 def test_a_document_that_is_made_anew_keeps_its_place(store: Database) -> None:
@@ -146,6 +147,45 @@ def test_claiming_reads_the_queue_in_order_and_sorts_nothing(store: Database, or
         assert "Sort" not in plan
 
 
+def test_what_was_made_for_other_settings_waits_unless_it_is_there_already(store: Database) -> None:
+    with store.begin() as session:
+        target = rows.add_target(session)
+        rows.begin(session)
+        add(session, "/a", target, x=1, y=2)
+        rows.extract_all(session, target)
+        rows.embed_all(session, target)
+        model = rows.digest("m")
+        assert pending.pending_by_source(session, Aimed("r")) == []
+        assert pending.pending_by_source(session, Aimed("r", model)) == []
+        for aim in (Aimed("other"), Aimed("other", model), Aimed("r", rows.digest("never used"))):
+            (found,) = pending.pending_by_source(session, aim)
+            assert (found.unread, found.anew, found.read, found.chunks) == ({"pdf": (2, 0, 0, 2)}, 2, 0, 0)
+        other = Target(target.model_id, "other")
+        assert library.retarget(session, None, other, NOON) == 2
+        (found,) = pending.pending_by_source(session, Aimed("other", model))
+        assert (found.unread["pdf"].documents, found.anew) == (2, 0)
+        rows.extract_all(session, other)
+        rows.embed_all(session, other)
+        assert pending.pending_by_source(session, Aimed("other", model)) == []
+        nobody = rows.add_target(session, "n")
+        library.retarget(session, None, nobody, NOON)
+        rows.extract_all(session, nobody)
+        (found,) = pending.pending_by_source(session, Aimed("other", rows.digest("n")))
+        assert (found.unread["pdf"].documents, found.anew, found.read, found.tokens) == (2, 2, 0, 0)
+
+
+def test_the_pages_of_a_document_that_is_read_again_are_known(store: Database) -> None:
+    with store.begin() as session:
+        target = rows.add_target(session)
+        rows.begin(session)
+        add(session, "/a", target, x=1)
+        (x,) = queue.claim_to_extract(session, "run", None, target, NOON, 1)
+        queue.end_extraction(session, x.content_id, DocumentState.EMPTY, "no text", pages=2)
+        assert retry.retry_documents(session, [session.scalars(sa.select(DocumentRow.id)).one()]) == 1
+        (found,) = pending.pending_by_source(session)
+        assert found.unread == {"pdf": (1, 0, 0, 2)}
+
+
 def test_what_waits_is_known_by_source_without_a_look_at_the_chunks(store: Database) -> None:
     with store.begin() as session:
         target = rows.add_target(session)
@@ -158,12 +198,12 @@ def test_what_waits_is_known_by_source_without_a_look_at_the_chunks(store: Datab
         first, second = pending.pending_by_source(session)
         assert (first.source, first.unread, first.read, first.chunks, first.tokens) == (
             "/a",
-            {"pdf": (1, 1000)},
+            {"pdf": (1, 1, 1000, 0)},
             1,
             3,
             12,
         )
-        assert (second.source, second.unread, second.read, second.chunks) == ("/b", {"pdf": (1, 1000)}, 0, 0)
+        assert (second.source, second.unread, second.read, second.chunks) == ("/b", {"pdf": (1, 1, 1000, 0)}, 0, 0)
         (density,) = pending.densities(session, ["pdf", "docx"])
         assert (density.kind, density.documents, density.size, density.pages, density.tokens) == ("pdf", 1, 1000, 1, 12)
         queue.claim_to_embed(session, "run", None, target, NOON, 9)

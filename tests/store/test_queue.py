@@ -229,6 +229,61 @@ def test_a_broken_new_version_keeps_the_last_good_text(
         assert line.reason == "a reason"
 
 
+@pytest.mark.parametrize("state", [DocumentState.FAILED, DocumentState.EMPTY, DocumentState.ENCRYPTED])
+def test_other_settings_take_no_text_of_the_same_bytes_away(store: Database, state: DocumentState) -> None:
+    with store.begin() as session:
+        source, ocr = start(session)
+        rows.register(session, source, ocr, a="scan")
+        rows.extract_all(session, ocr, ["read"])
+        rows.embed_all(session, ocr)
+        plain = Target(ocr.model_id, "plain")
+        assert library.retarget(session, None, plain, utc_now()) == 1
+        (claimed,) = queue.claim_to_extract(session, "run", None, plain, utc_now(), 9)
+        queue.end_extraction(session, claimed.content_id, state, "a reason")
+    for _ in range(2):  # a further run leaves it at that, also where the file was touched
+        with store.begin() as session:
+            assert states(session) == {state.value: 1}
+            assert found_texts(session, ocr) == ["read"]
+            (line,) = overview.list_documents(session, overview.FAILING)
+            assert (line.reason, line.searched, line.older) == ("a reason", True, True)
+            assert library.retarget(session, None, plain, utc_now()) == 0
+            assert rows.register(session, source, plain, a="scan") == 0
+            assert (queue.backlog(session, None, plain).contents, library.drop_leftovers(session)) == (0, 0)
+    with store.begin() as session:  # with the old settings it is as it was, at once
+        assert library.retarget(session, None, ocr, utc_now()) == 1
+        assert (states(session), found_texts(session, ocr)) == ({"embedded": 1}, ["read"])
+        assert library.drop_leftovers(session) == 1
+        finer = Target(ocr.model_id, "finer")
+        library.retarget(session, None, finer, utc_now())
+        rows.extract_all(session, finer, ["better"])
+        rows.embed_all(session, finer)
+        assert (states(session), found_texts(session, ocr)) == ({"embedded": 1}, ["better"])
+        assert count(session, ContentRow) == 1
+
+
+def test_text_that_is_kept_goes_when_a_later_reading_finds_some_or_the_bytes_change(store: Database) -> None:
+    with store.begin() as session:
+        source, ocr = start(session)
+        rows.register(session, source, ocr, a="scan", b="other scan")
+        rows.extract_all(session, ocr, ["read"])
+        rows.embed_all(session, ocr)
+        plain = Target(ocr.model_id, "plain")
+        library.retarget(session, None, plain, utc_now())
+        for claimed in queue.claim_to_extract(session, "run", None, plain, utc_now(), 9):
+            queue.end_extraction(session, claimed.content_id, DocumentState.EMPTY, "no text")
+        (a, _) = overview.list_documents(session)
+        assert retry_documents(session, [a.id]) == 1
+        rows.extract_all(session, plain, ["better"])
+        rows.embed_all(session, plain)
+        assert found_texts(session, ocr) == ["better", "read"]
+        rows.register(session, source, plain, b="blank page")
+        (claimed,) = queue.claim_to_extract(session, "run", None, plain, utc_now(), 9)
+        queue.end_extraction(session, claimed.content_id, DocumentState.EMPTY, "no text")
+        assert found_texts(session, ocr) == ["better"]
+        library.drop_leftovers(session)
+        assert count(session, ContentRow) == 2
+
+
 def test_a_rename_keeps_the_document_and_a_deletion_takes_all_of_it(store: Database) -> None:
     with store.begin() as session:
         source, target = start(session)

@@ -52,6 +52,7 @@ BY_DOCUMENTS: dict[str, Question] = {
     "a page of documents": lambda session, _: overview.list_documents(session, limit=20),
     "those that failed": lambda session, _: overview.list_documents(session, overview.FAILING, limit=20),
     "leftovers": lambda session, _: library.drop_leftovers(session),
+    "what waits after a change": lambda session, _: pending.pending_by_source(session, pending.Aimed("new", "m")),
     "other recipes": lambda session, target: library.retarget(session, None, target, NOW),
 }
 """These may look at each document, and at no chunk of it."""

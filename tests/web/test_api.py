@@ -182,6 +182,7 @@ async def test_names_that_no_document_can_have(api: Api) -> None:
         "..%2Fa.pdf",
         "a/b.pdf",
         "a.txt",
+        "a.text",
         ".hidden.pdf",
         "%00.pdf",
         "a%1B.pdf",
@@ -189,7 +190,9 @@ async def test_names_that_no_document_can_have(api: Api) -> None:
         "pdf",
         f"{long}.pdf",
     ):
-        assert (await api.http.put(f"/api/documents/{name}", content=b"%PDF")).status_code == 400, name
+        answer = await api.http.put(f"/api/documents/{name}", content=b"%PDF")
+        assert answer.status_code == 400, name
+        assert ".text," not in answer.text
     assert not list(api.world.inbox.iterdir())
 
 

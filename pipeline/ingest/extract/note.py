@@ -16,7 +16,7 @@ def read_note(data: bytes) -> Extracted:
         NoText: the text is blank.
     """
     if not data:
-        raise Broken("empty: the file has 0 bytes")
+        raise Broken("the file has no bytes")
     try:
         note = json.loads(data)
         text, metadata = note["text"], note.get("metadata") or {}

@@ -88,7 +88,7 @@ def check_content(data: bytes, kind: DocumentKind, name: str) -> DocumentKind:
         Broken: anything else, said by its name and with what to do.
     """
     if not data:
-        raise Broken("empty: the file has 0 bytes")
+        raise Broken("the file has no bytes")
     if not data.strip(b"\x00"):
         raise Broken("damaged: the file holds nothing but zero bytes, so a disk or a transfer lost its content")
     content = identify(data)

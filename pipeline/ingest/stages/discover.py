@@ -21,8 +21,12 @@ async def discover(work: Work) -> None:
     so that a file that moved from one to another is known again.
     """
     touched = 0
+    before = await work.store.read(queue.backlog, work.scopes, work.target)
     while changed := await work.store.write(library.retarget, work.scopes, work.target, utc_now()):
         touched += changed
+    # Not `touched`: that counts also what an earlier run made already, which is there again at once.
+    aimed = await work.store.read(queue.backlog, work.scopes, work.target)
+    work.progress.changes.remade = aimed.contents - before.contents
     if work.passwords_tried is not None:
         await work.store.write(retry.retry_encrypted, work.scopes, work.target, work.passwords_tried)
     waiting = await work.store.read(queue.backlog, work.scopes, work.target)
