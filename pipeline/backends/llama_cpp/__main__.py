@@ -32,6 +32,7 @@ from pipeline.backends.llama_cpp.whole import WholeTexts, plan_longest
 from pipeline.backends.serving.child import (
     API_KEY_VARIABLE,
     DRAIN_SECONDS,
+    MAX_WAITING_TOKENS,
     Channel,
     bind,
     loopback,
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from starlette.applications import Starlette
-
-MAX_WAITING_TOKENS = 1_000_000
-"""Of requests that were admitted and not computed yet, about 10 MB of them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 API_KEY_VARIABLE = "NIGHTSHIFT_BACKEND_API_KEY"
 """Read from the environment, since every user of the host may read a command line."""
 
+MAX_WAITING_TOKENS = 1_000_000
+"""Of requests that were admitted and not computed yet, about 10 MB of them."""
+
 DRAIN_SECONDS = 5
 """How long requests in flight may take after SIGTERM."""
 

@@ -66,7 +66,7 @@ def fill(options: T, tuned: Tuned | None) -> T:
     """
     if tuned is None:
         return options
-    names = {field.name for field in fields(options)}  # type: ignore[arg-type]
+    names = {field.name for field in fields(options)}  # type: ignore[arg-type]  # T is a dataclass
     wanted: dict[str, Any] = {
         name: value
         for name, value in tuned.options.items()
@@ -80,7 +80,7 @@ def fill(options: T, tuned: Tuned | None) -> T:
     # Threads are those of each context: without the number of contexts they mean nothing.
     if "contexts" in names and "contexts" not in wanted and getattr(options, "contexts", None) is not None:
         wanted.pop("threads", None)
-    return replace(options, **wanted)  # type: ignore[type-var]
+    return replace(options, **wanted)  # type: ignore[type-var]  # as above
 
 
 def device_name(*, on_gpu: bool) -> str:
