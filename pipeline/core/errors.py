@@ -6,11 +6,16 @@
     ├── StoreError             the database
     │   ├── SchemaError        its tables are not those of this version
     │   ├── RunInProgress      another run is at work on it
+    │   ├── LeaseLost          this run was taken for dead, and what it held is others' by now
     │   ├── ModelIncomplete    search cannot move to a model that documents have not been through
     │   └── TextQueueFull      enough texts wait in it to be embedded
+    ├── MirrorError            another home of the vectors (Qdrant)
+    │   ├── MirrorAway         it cannot be reached or used now
+    │   └── MirrorRefused      it does not take what it was sent
     ├── SourceError            a folder of documents
     │   ├── SourceMissing      it is not there, or cannot be listed
-    │   └── SourceEmptied      it held documents and now holds none
+    │   ├── SourceEmptied      it held documents and now holds none
+    │   └── SourceStrange      it is another folder than the one that other hosts have at its path
     ├── ExtractionError        one document gives no text; has a `state` and a `reason`
     │   ├── Encrypted          needs a password
     │   ├── NoText             opened, but holds no text (needs OCR)
@@ -40,6 +45,7 @@ are chosen in `web` and `cli`, not here.
 
 from __future__ import annotations
 
+import shlex
 from typing import ClassVar, Literal
 
 FinalState = Literal["empty", "encrypted", "failed"]
@@ -79,6 +85,16 @@ class RunInProgress(StoreError):
         super().__init__(f"another run is at work on this database: {holder}; wait for it or stop it first")
 
 
+class LeaseLost(StoreError):
+    """This run was taken for dead: nothing was heard of it for too long. What it held may be others' by now."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nothing was heard of this run for so long (was the host asleep, or its database away?) that it was taken "
+            "for dead, and what it held is free for others; nothing that it stored is lost: run it again"
+        )
+
+
 class ModelIncomplete(StoreError):
     """Search cannot move to a model that documents have not been through. `missing` is how many."""
 
@@ -98,6 +114,18 @@ class TextQueueFull(StoreError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(f"{limit} texts wait to be embedded already")
+
+
+class MirrorError(NightshiftError):
+    """Another home of the vectors cannot be used."""
+
+
+class MirrorAway(MirrorError):
+    """It cannot be reached or used now; what it is owed waits."""
+
+
+class MirrorRefused(MirrorError):
+    """It does not take what it was sent, and would not a second time."""
 
 
 class HostBusy(NightshiftError):
@@ -122,6 +150,18 @@ class SourceMissing(SourceError):
 
 class SourceEmptied(SourceError):
     """The folder held documents and now holds none; nothing is deleted because of it."""
+
+
+class SourceStrange(SourceError):
+    """The folder is not the one that other hosts have at its path; nothing of it is read or deleted."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(
+            root,
+            f"{root} has nothing here of what other hosts found in it, and was left alone: a folder at the same path "
+            "has to be the same one on all hosts. If it is, and all of it is new: "
+            f"`python -m pipeline run-now {shlex.quote(root)} --confirm-deletions`; if not, give it another path",
+        )
 
 
 class ExtractionError(NightshiftError):

@@ -29,6 +29,15 @@ def normalise(matrix: npt.ArrayLike) -> Matrix:
     return unit
 
 
+def similarities(vectors: Matrix, vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The scalar products of `vectors` [n, d] with `vector` [d]: each the same wherever its row lies among others.
+
+    A product of matrices is not so: it adds up the last rows of a block in another order.
+    """
+    found: npt.NDArray[np.float32] = np.vecdot(vectors, vector)
+    return found
+
+
 class TopK:
     """The best `k` of a stream of (id, score) blocks, in bounded memory.
 
