@@ -56,3 +56,10 @@ def contradictions(settings: Settings) -> Iterator[dict[str, str]]:
             "run.request_chunks": f"should be at most run.look_ahead ({run.look_ahead}), not {run.request_chunks}",
             "run.look_ahead": f"should be at least run.request_chunks ({run.request_chunks}), not {run.look_ahead}",
         }
+    if settings.qdrant.url is not None and settings.qdrant.path is not None:
+        yield {
+            "qdrant.url": "should not be set where qdrant.path is: vectors have one home beside the database",
+            "qdrant.path": "should not be set where qdrant.url is: vectors have one home beside the database",
+        }
+    if settings.search.vectors == "qdrant" and settings.qdrant.url is None and settings.qdrant.path is None:
+        yield {"search.vectors": "should be database where neither qdrant.url nor qdrant.path is set, not qdrant"}

@@ -319,6 +319,12 @@ class RunSettings(_Section):
     order: Literal["newest", "oldest"] = Field(
         default="newest", description="Which documents go first: those changed last (`newest`), or longest ago."
     )
+    lease: Seconds = Field(
+        default=60,
+        ge=2,
+        description="Seconds without a sign of life after which other hosts take over what a run held; the same on "
+        "every host that shares the database.",
+    )
 
 
 class ReportSettings(_Section):
@@ -385,6 +391,65 @@ class GatewaySettings(_Section):
     )
 
 
+class SearchSettings(_Section):
+    """How questions are answered."""
+
+    by: Literal["fused", "vector", "text"] = Field(
+        default="fused",
+        description="What passages are ranked by: `vector` (the meaning), `text` (the words), or `fused` (both).",
+    )
+    idle: Seconds = Field(
+        default=300.0,
+        description="Seconds without a question after which the daemon ends the small server that embeds questions "
+        "while the embedding model is not loaded.",
+    )
+    quantized: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether a SQLite database gets quantized copies of its vectors, which make search quicker: `auto` "
+        "from 100,000 vectors of a model on. PostgreSQL has indexes instead.",
+    )
+    vectors: Literal["database", "qdrant"] = Field(
+        default="database",
+        description="Where the nearest vectors are looked up: the `database`, or `qdrant`, and the database where that "
+        "is away. The results are the same.",
+    )
+
+
+class QdrantSettings(_Section):
+    """Qdrant, as a home for the vectors beside the database."""
+
+    url: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Where a Qdrant server is, such as `http://127.0.0.1:6333`; not set: none.",
+    )
+    path: Path | None = Field(
+        default=None,
+        description="A folder for Qdrant's local mode, which needs no server: for some ten thousand chunks, and one "
+        "process at a time; not set: none.",
+    )
+    api_key: SecretStr | None = Field(default=None, min_length=1, description="The key that the server wants.")
+    collection: str = Field(
+        default="nightshift",
+        description="How the collections' names begin, one for each model; the alias of that name is the one that "
+        "search uses.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/@\s]+(/[^@\s]*)?$", value):
+            raise PydanticCustomError("url", "should begin with http:// or https://, and name a host and no password")
+        return value
+
+    @field_validator("collection")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+            raise PydanticCustomError("collection", "should be up to 64 letters, digits, hyphens and underscores")
+        return value
+
+
 class Settings(BaseSettings):
     """All settings, frozen. `Settings()` is the defaults, with relative paths.
 
@@ -405,6 +470,12 @@ class Settings(BaseSettings):
         default_factory=lambda data: data["data_dir"] / "inbox",
         description="The folder whose documents are ingested where no other is named.",
         json_schema_extra={"default_text": "<data_dir>/inbox"},
+    )
+    node: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The name of this host among those that share a database, where each needs its own; not set: the "
+        "system's.",
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="The address that the server listens on.")
     port: Whole = Field(default=8642, ge=0, le=65535, description="The port that the server listens on; 0: a free one.")
@@ -429,6 +500,8 @@ class Settings(BaseSettings):
     report: ReportSettings = ReportSettings()
     switch: SwitchSettings = SwitchSettings()
     gateway: GatewaySettings = GatewaySettings()
+    search: SearchSettings = SearchSettings()
+    qdrant: QdrantSettings = QdrantSettings()
 
     @classmethod
     def settings_customise_sources(

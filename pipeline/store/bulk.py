@@ -5,15 +5,26 @@ All of it belongs to the transaction of the session that it is given, and goes p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from pipeline.store.contents import IN_CLAUSE
-from pipeline.store.tables import Table
+from pipeline.store.tables import ChunkRow, Table
+from pipeline.store.vector_type import Vector, to_sent
+
+_chunk_numbers = sa.table("chunk_numbers", sa.column("last", sa.BigInteger))
+"""The last number that a chunk has had on SQLite: copies for search are kept by them, and none may find another's."""
+
+
+def last_chunk_number(connection: Connection) -> int:
+    """The last number that a chunk has had on SQLite."""
+    return connection.scalar(sa.select(_chunk_numbers.c.last)) or 0
 
 
 def table_of(row: type[Table]) -> sa.Table:
@@ -32,14 +43,25 @@ def insert_rows(session: Session, table: type[Table], rows: Sequence[Mapping[str
         session.connection().execute(sa.insert(table_of(table)), rows)
 
 
+def insert_new(session: Session, table: type[Table], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, but for those that there are: another host may have come first."""
+    insert = postgresql.insert if _is_postgresql(session) else sqlite.insert
+    session.flush()
+    session.connection().execute(insert(table_of(table)).on_conflict_do_nothing(), rows)
+
+
 def new_ids(session: Session, column: InstrumentedAttribute[int], count: int) -> list[int]:
     """Numbers for `count` new rows, in their order, by the database's own way to number them."""
     if _is_postgresql(session):
         sequence = sa.func.pg_get_serial_sequence(column.class_.__tablename__, column.key)
         numbers = sa.func.generate_series(1, count).table_valued("number")
         return list(session.scalars(sa.select(sa.func.nextval(sequence)).select_from(numbers)))
-    # A transaction that writes is alone on SQLite, which numbers in just this way.
+    # A transaction that writes is alone on SQLite, which numbers in just this way; but it would number a second time
+    # what was deleted at the end.
     last = session.scalar(sa.select(sa.func.max(column))) or 0
+    if column.class_ is ChunkRow:
+        last = max(last, session.scalar(sa.select(_chunk_numbers.c.last)) or 0)
+        session.execute(sa.update(_chunk_numbers).values(last=last + count))
     return list(range(last + 1, last + 1 + count))
 
 
@@ -66,8 +88,10 @@ def _copy(session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) 
     import psycopg  # there only where this database is
     from psycopg.types.json import Json
 
+    formed: Mapping[type[Any], Callable[[Any], object]] = {sa.JSON: Json, Vector: to_sent}
     columns = [table.c[name] for name in rows[0]]
-    types = [_TYPES[type(column.type)] for column in columns]
+    types = [_TYPES[type(getattr(column.type, "impl", column.type))] for column in columns]
+    forms = [formed.get(type(column.type)) for column in columns]
     names = ", ".join(f'"{column.name}"' for column in columns)
     statement = f'COPY "{table.name}" ({names}) FROM STDIN (FORMAT BINARY)'
     connection: Any = session.connection().connection.driver_connection
@@ -76,12 +100,13 @@ def _copy(session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) 
             copy.set_types(types)
             for row in rows:
                 copy.write_row(
-                    [Json(value) if kind == "json" else value for value, kind in zip(row.values(), types, strict=True)]
+                    [value if form is None else form(value) for value, form in zip(row.values(), forms, strict=True)]
                 )
     except psycopg.Error as error:
         raise DBAPIError(statement, None, error) from error
 
 
+# A vector's are sent as bytes, for the server takes what a binary COPY brings for what the column holds.
 _TYPES: Mapping[type[Any], str] = {
     sa.BigInteger: "int8",
     sa.Integer: "int4",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -166,12 +167,7 @@ def drop_unused(session: Session, among: Sequence[int] | None = None) -> int:
     """
     if among is not None and not among:
         return 0
-    active = sa.select(ModelRow.id).where(ModelRow.active)
-    unused = sa.select(ContentRow.id).where(
-        ~sa.exists().where(DocumentRow.current_id == ContentRow.id),
-        ~sa.exists().where(DocumentRow.pending_id == ContentRow.id),
-        sa.or_(~sa.exists().where(DocumentRow.sha256 == ContentRow.sha256), ContentRow.model_id.in_(active)),
-    )
+    unused = unwanted()
     if among is not None:
         unused = unused.where(ContentRow.id.in_(among))
     ids = list(session.scalars(unused))
@@ -180,6 +176,28 @@ def drop_unused(session: Session, among: Sequence[int] | None = None) -> int:
     return len(ids)
 
 
+def unwanted() -> sa.Select[int]:
+    """The ids of contents that nobody refers to, as `drop_unused` understands it."""
+    active = sa.select(ModelRow.id).where(ModelRow.active)
+    return sa.select(ContentRow.id).where(
+        ~sa.exists().where(DocumentRow.current_id == ContentRow.id),
+        ~sa.exists().where(DocumentRow.pending_id == ContentRow.id),
+        sa.or_(~sa.exists().where(DocumentRow.sha256 == ContentRow.sha256), ContentRow.model_id.in_(active)),
+    )
+
+
+def not_shown() -> sa.Select[int, int]:
+    """Documents that wait for a content which is done, and which `promote` would show, with that content."""
+    return (
+        sa.select(DocumentRow.id, ContentRow.id)
+        .join(ContentRow, ContentRow.id == DocumentRow.pending_id)
+        .join(ModelRow, ModelRow.id == ContentRow.model_id)
+        .where(ModelRow.active, promotable(), ~_loses_text())
+        .order_by(DocumentRow.id)
+    )
+
+
+@functools.cache  # to put it together takes a quarter of what a batch of vectors takes
 def _loses_text() -> sa.ColumnElement[bool]:
     """A condition on `documents`: search sees vectors of the bytes for which the pending content has none."""
     seen, new = aliased(ContentRow), aliased(ContentRow)
@@ -220,6 +238,17 @@ def _mean_vectors(session: Session, contents: Sequence[ContentRow]) -> dict[int,
     return {
         content_id: to_blob(normalise(total[np.newaxis].astype(np.float32))[0]) for content_id, total in totals.items()
     }
+
+
+def mean_vector(session: Session, content_id: int) -> bytes | None:
+    """What a document's own vector is that is the mean of its chunks'; None where these give none."""
+    row = session.get(ContentRow, content_id)
+    if row is None:
+        return None
+    try:
+        return _mean_vectors(session, [row])[content_id]
+    except ValueError:  # a vector of the wrong length
+        return None
 
 
 def _chunks_failed(session: Session, content: ContentRow) -> str:

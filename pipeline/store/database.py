@@ -7,6 +7,7 @@ by `upgrade`. SQL is blocking: `read` and `write` are the one place where it lea
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,10 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from pipeline.core.errors import SchemaError, StoreError
+from pipeline.store.extension import check_extension, ensure_extension
+from pipeline.store.locks import transaction_lock
+from pipeline.store.sqlite_vec import load_sqlite_vec, offer_sqlite_vec
+from pipeline.store.vector_type import use_vectors
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,8 +32,38 @@ T = TypeVar("T")
 BUSY_TIMEOUT_MS = 30_000
 """How long a transaction on SQLite waits for another process's; ours last milliseconds."""
 
+HOST = "host"
+"""In what a session carries: the name of the host that it is of."""
+
+_WITH_EXTENSION = "0009"
+"""The first revision with vectors of pgvector's type."""
+
+IDLE_MS = 60_000
+"""Between two statements of a transaction on a server; ours are over in milliseconds, or are at work."""
+
+CONFLICTS = 5
+"""How often a transaction is tried again that met another host's: they waited for each other, or for the same row."""
+
+CONFLICT_STATES = ("40P01", "40001", "23503", "23505")
+"""Of PostgreSQL: a deadlock, a serialization failure, and a row that another transaction took away, or made first."""
+
+PAGE_BYTES = 8192
+"""Of a SQLite file that is made: of 4096 bytes, two vectors of 384 numbers would leave a quarter unused."""
+
 LOG_BYTES = 64 << 20
 """Of SQLite's write-ahead log, once all of it is in the database: what lies beyond is cut off."""
+
+
+def host_of(session: Session) -> str:
+    """Whose rows a session sees of what each host has its own of. SQLite is of one host, whatever it is called now."""
+    if session.get_bind().dialect.name == "sqlite":
+        return ""
+    return name_of_host(session)
+
+
+def name_of_host(session: Session) -> str:
+    """What this host is called in what its runs write of themselves."""
+    return str(session.info.get(HOST) or socket.gethostname())
 
 
 class Database:
@@ -37,10 +72,14 @@ class Database:
     `begin` opens a transaction that may write, `snapshot` one that only reads. The asynchronous
     `write` and `read` run a function of a session in such a transaction on another thread; writes
     have one thread, so that they follow each other and never meet SQLite's lock among themselves.
+
+    carried: what each session finds in its `info`, besides the host.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, host: str | None = None) -> None:
         self.engine = engine
+        self.host = host or socket.gethostname()
+        self.carried: dict[str, Any] = {}
         self._writing = engine.execution_options(nightshift_immediate=True)
         # SQLite reads one state of the database in a transaction anyway.
         snapshots = engine.dialect.name == "postgresql"
@@ -49,8 +88,10 @@ class Database:
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-reader")
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, host: str | None = None) -> Self:
         """Open `url` with tables of this version.
+
+        host: the name of this host among those that share the database; None is the system's.
 
         Raises:
             StoreError: it cannot be reached.
@@ -65,26 +106,32 @@ class Database:
         except StoreError:
             engine.dispose()
             raise
-        return cls(engine)
+        return cls(engine, host)
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
         """A transaction that may write: committed at the end, rolled back on an exception."""
-        with self._explained(), Session(self._writing, expire_on_commit=False) as session, session.begin():
+        with self._explained(), self._session(self._writing) as session, session.begin():
             yield session
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
         """A transaction that reads one consistent state and blocks no writer."""
-        with self._explained(), Session(self._reading, expire_on_commit=False) as session, session.begin():
+        with self._explained(), self._session(self._reading) as session, session.begin():
             yield session
 
     async def write(self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function(session, ...)` in a transaction of its own on the writer's thread."""
 
         def run() -> T:
-            with self.begin() as session:
-                return function(session, *args, **kwargs)
+            for tries in range(CONFLICTS, -1, -1):
+                try:
+                    with self.begin() as session:
+                        return function(session, *args, **kwargs)
+                except StoreError as error:
+                    if not tries or not _is_conflict(error.__cause__):
+                        raise
+            raise AssertionError
 
         return await asyncio.get_running_loop().run_in_executor(self._writer, run)
 
@@ -97,12 +144,20 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
+    def _session(self, engine: Engine) -> Session:
+        return Session(engine, expire_on_commit=False, info={HOST: self.host, **self.carried})
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except (SQLAlchemyError, OverflowError) as error:
             raise StoreError(_unusable(self.engine.url, error)) from error
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several hosts may use it at once."""
+        return self.engine.dialect.name != "sqlite"
 
     def close(self) -> None:
         """Finish what is being written and let go of every connection."""
@@ -117,25 +172,45 @@ class Database:
         self.close()
 
 
+def _is_conflict(error: BaseException | None) -> bool:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in CONFLICT_STATES
+
+
 def make_engine(url: str) -> Engine:
     """An engine for `url`, with SQLite set up to be shared and durable.
 
     Raises:
-        StoreError: the URL is not one, or its driver is not installed.
+        StoreError: the URL is not one, or its driver is not installed or none that this program knows.
     """
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             return _sqlite_engine(parsed)
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        engine = sa.create_engine(parsed, pool_pre_ping=True)
     except NoSuchModuleError as error:  # an ArgumentError too, so it comes first
         raise StoreError(f"no such kind of database: {url.partition(':')[0]}") from error
     except ArgumentError as error:
         raise StoreError(f"{url!r} is not a database URL; one looks like sqlite:///data/nightshift.db") from error
     except ImportError as error:
         raise StoreError(
-            f"the driver of {parsed.drivername} is not installed ({error.name}): pip install 'psycopg[binary]'"
+            f"the driver of {parsed.drivername} is not installed ({error.name}): .venv/bin/pip install -e '.[postgres]'"
         ) from error
+    if engine.dialect.name == "postgresql":
+        if engine.dialect.driver != "psycopg":
+            raise StoreError(f"{parsed.drivername} is no driver that Nightshift uses: write postgresql+psycopg://...")
+        use_vectors(engine)
+        _end_sleepers(engine)
+    return engine
+
+
+def _end_sleepers(engine: Engine) -> None:
+    """Let the server end a transaction whose host fell asleep in it: others may wait for what it has locked."""
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
+        connection.commit()
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -146,14 +221,17 @@ def _sqlite_engine(url: URL) -> Engine:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(_unusable(url, error)) from error
+    offer_sqlite_vec()
     engine = sa.create_engine(url)
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
         # sqlite3 would begin transactions only before some statements, and none before DDL.
         connection.isolation_level = None
+        load_sqlite_vec(connection)
         for pragma in (
             f"busy_timeout = {BUSY_TIMEOUT_MS}",
+            f"page_size = {PAGE_BYTES}",
             "journal_mode = WAL",
             # FULL: what a commit stored is still there after a power cut. A commit is a batch, so it costs little.
             "synchronous = FULL",
@@ -185,10 +263,11 @@ def schema_revisions(engine: Engine) -> tuple[str | None, str]:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables to `revision`, each migration in a transaction.
+    """Bring the tables to `revision`, all in one transaction. Hosts that do so at the same time take turns.
 
     Raises:
-        SchemaError: the database was made by a newer version.
+        SchemaError: the database was made by a newer version, or its server lacks what this one needs.
+        StoreError: the database cannot be used.
     """
     # Alembic is slow to import, and rarely needed.
     from alembic.config import Config
@@ -200,20 +279,29 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
     with engine.execution_options(nightshift_immediate=True).begin() as connection:
         config.attributes["connection"] = connection
+        if connection.dialect.name == "postgresql":
+            transaction_lock(connection, "upgrade")
+            if revision == "head" or revision >= _WITH_EXTENSION:
+                ensure_extension(connection)
         try:
             command.upgrade(config, revision)
         except CommandError as error:
             raise SchemaError(_newer(engine.url)) from error
+        except SQLAlchemyError as error:
+            raise StoreError(_unusable(engine.url, error)) from error
 
 
 def _bring_up_to_date(engine: Engine) -> None:
     current, head = _current(engine), _head()
     if current == head:
+        if engine.dialect.name == "postgresql":
+            with engine.connect() as connection:
+                check_extension(connection)
         return
     if engine.dialect.name == "sqlite":
         upgrade(engine)
         return
-    if current is not None and current not in _known_revisions():
+    if current is not None and current not in known_revisions():
         raise SchemaError(_newer(engine.url))
     state = "has no tables yet" if current is None else f"is at revision {current}, this version needs {head}"
     raise SchemaError(f"the database {shown(engine.url)} {state}: run `python -m pipeline db upgrade`")
@@ -230,10 +318,11 @@ def _current(engine: Engine) -> str | None:
 
 def _head() -> str:
     """The newest revision: files are named NNNN_what.py, and the number is the revision."""
-    return max(_known_revisions())
+    return max(known_revisions())
 
 
-def _known_revisions() -> list[str]:
+def known_revisions() -> list[str]:
+    """The revisions that this program knows, oldest first."""
     return sorted(path.name.split("_", 1)[0] for path in (_migrations() / "versions").glob("[0-9]*_*.py"))
 
 
@@ -244,8 +333,9 @@ def _migrations() -> Path:
 
 
 def shown(url: URL) -> str:
-    """The URL without its password."""
-    return url.render_as_string(hide_password=True)
+    """The URL without its password, and with a folder among its parameters as a person types it."""
+    address, mark, parameters = url.render_as_string(hide_password=True).partition("?")
+    return address + mark + parameters.replace("%2F", "/")
 
 
 def _newer(url: URL) -> str:
@@ -254,4 +344,9 @@ def _newer(url: URL) -> str:
 
 def _unusable(url: URL, error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
-    return f"the database {shown(url)} cannot be used: {' '.join(str(cause).split())}"
+    # SQLite's words for a file that was damaged below it.
+    damaged = url.get_backend_name() == "sqlite" and any(word in str(cause) for word in ("malformed", "not a database"))
+    advice = (
+        ": put a backup back (`python -m pipeline db restore FILE`), or embed the documents anew" if damaged else ""
+    )
+    return f"the database {shown(url)} cannot be used: {' '.join(str(cause).split())}{advice}"

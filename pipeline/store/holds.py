@@ -1,4 +1,4 @@
-"""The hold: the mode that an operator wants for a while, whatever the schedule says. There is at most one."""
+"""The hold: the mode that an operator wants for a while, whatever the schedule says. A host has at most one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from pipeline.core.modes import Mode
 from pipeline.core.schedule import Hold
+from pipeline.store.database import host_of
+from pipeline.store.locks import transaction_lock
 from pipeline.store.tables import HoldRow
-
-_THE_ONE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,29 +26,37 @@ class StoredHold:
 
 def set_hold(session: Session, hold: Hold, set_by: str, now: dt.datetime) -> None:
     """Hold a mode, instead of what was held before."""
-    if session.get_bind().dialect.name == "postgresql":
-        # Two that set it at once must not both find none; on SQLite a writing transaction is alone anyway.
-        session.execute(sa.text("LOCK TABLE holds IN SHARE ROW EXCLUSIVE MODE"))
-    session.merge(HoldRow(id=_THE_ONE, mode=hold.mode, until=hold.until, set_at=now, set_by=set_by))
+    # Two that set it at once must not both find none.
+    transaction_lock(session, "holds")
+    row = _row(session)
+    if row is None:
+        highest = session.scalar(sa.select(sa.func.max(HoldRow.id))) or 0
+        row = HoldRow(id=highest + 1, host=host_of(session))
+        session.add(row)
+    row.mode, row.until, row.set_at, row.set_by = hold.mode, hold.until, now, set_by
     session.flush()
 
 
 def clear_hold(session: Session) -> StoredHold | None:
     """Take the hold back; returns what was held, over or not."""
-    return _remove(session, session.get(HoldRow, _THE_ONE))
+    return _remove(session, _row(session))
 
 
 def current_hold(session: Session, now: dt.datetime) -> StoredHold | None:
     """The hold that counts at `now`. One that is over is None, whether it was removed or not."""
-    row = session.get(HoldRow, _THE_ONE)
+    row = _row(session)
     held = None if row is None else _plain(row)
     return held if held is not None and held.hold.holds(now) else None
 
 
 def remove_ended_hold(session: Session, now: dt.datetime) -> StoredHold | None:
     """Remove the hold if it is over; returns it, so that its end can be told."""
-    row = session.get(HoldRow, _THE_ONE)
+    row = _row(session)
     return None if row is None or _plain(row).hold.holds(now) else _remove(session, row)
+
+
+def _row(session: Session) -> HoldRow | None:
+    return session.scalar(sa.select(HoldRow).where(HoldRow.host == host_of(session)))
 
 
 def _remove(session: Session, row: HoldRow | None) -> StoredHold | None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pipeline.core.errors import UsageError
-from pipeline.store.models import choose, count_embedded, count_missing
+from pipeline.store.models import StoredModel, choose, count_embedded, count_missing
 from pipeline.store.tables import ContentRow, DocumentRow, ModelRow
 
 ROW_BYTES = 120
@@ -127,7 +127,7 @@ def find_model(models: Sequence[ModelInventory], wanted: str) -> ModelInventory:
     raise UsageError(f"{wanted}: more than one model; name it by the start of its fingerprint: {several}")
 
 
-def short_fingerprint(model: ModelInventory) -> str:
+def short_fingerprint(model: ModelInventory | StoredModel) -> str:
     """The start of a fingerprint, with its pooling: enough to name a model by."""
     pooling, colon, digest = model.fingerprint.rpartition(":")
     return f"{pooling}{colon}{digest[:8]}"

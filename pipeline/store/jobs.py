@@ -1,4 +1,4 @@
-"""What became of each job: what the schedule must know of the past to make up for a window or to try one again."""
+"""What became of each job of this host: what its schedule must know of the past to make up for a window."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from pipeline.store.database import host_of
 from pipeline.store.tables import JobStateRow
 
 FAILED = "failed"
@@ -39,9 +40,11 @@ class StoredJobState:
 def note_known(session: Session, names: Iterable[str], now: dt.datetime) -> list[str]:
     """Note jobs that are declared; returns those that are new. One whose file is gone or broken stays known."""
     wanted = sorted(set(names))
-    known = set(session.scalars(sa.select(JobStateRow.name).where(JobStateRow.name.in_(wanted))))
+    host = host_of(session)
+    mine = sa.select(JobStateRow.name).where(JobStateRow.host == host, JobStateRow.name.in_(wanted))
+    known = set(session.scalars(mine))
     new = [name for name in wanted if name not in known]
-    session.add_all([JobStateRow(name=name, known_since=now, failures=0) for name in new])
+    session.add_all([JobStateRow(host=host, name=name, known_since=now, failures=0) for name in new])
     session.flush()
     return new
 
@@ -74,12 +77,13 @@ def note_finished(session: Session, name: str, outcome: str, now: dt.datetime, *
 
 def job_states(session: Session) -> dict[str, StoredJobState]:
     """Every job that was ever known, by its name."""
-    return {row.name: _plain(row) for row in session.scalars(sa.select(JobStateRow).order_by(JobStateRow.name))}
+    mine = sa.select(JobStateRow).where(JobStateRow.host == host_of(session))
+    return {row.name: _plain(row) for row in session.scalars(mine.order_by(JobStateRow.name))}
 
 
 def _row(session: Session, name: str, now: dt.datetime) -> JobStateRow:
     note_known(session, [name], now)
-    return session.get_one(JobStateRow, name)
+    return session.get_one(JobStateRow, (host_of(session), name))
 
 
 def _plain(row: JobStateRow) -> StoredJobState:

@@ -13,10 +13,15 @@ from sqlalchemy.orm import Session
 
 from pipeline.core.changes import Known, Moves, is_below
 from pipeline.core.documents import DocumentKind, DocumentState
+from pipeline.core.errors import RunInProgress
+from pipeline.store.bulk import insert_new
 from pipeline.store.contents import IN_CLAUSE, drop_unused, promote
+from pipeline.store.database import host_of
+from pipeline.store.locks import transaction_lock
 from pipeline.store.models import Target
-from pipeline.store.scopes import Scope, in_scope
-from pipeline.store.tables import ContentRow, DocumentRow, SourceRow
+from pipeline.store.runs import living_runs
+from pipeline.store.scopes import Scope, folder_of_source, in_scope
+from pipeline.store.tables import ContentRow, DocumentRow, SourceHostRow, SourceRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +45,81 @@ class UnreadableFile:
 
 
 def sources(session: Session) -> dict[str, int]:
-    """Every source's root and id."""
-    return dict(session.execute(sa.select(SourceRow.root, SourceRow.id)).all())
+    """The folders that are sources, and their ids. Of folders that are a host's own only those of this host."""
+    mine = sa.exists().where(SourceHostRow.source_id == SourceRow.id, SourceHostRow.host == host_of(session))
+    rows = session.execute(
+        sa.select(folder_of_source(), SourceRow.id)
+        .where(sa.or_(SourceRow.mark.is_(None), mine))
+        .order_by(SourceRow.mark.is_not(None))  # where both are at one path, the host's own counts
+    )
+    return dict(rows.all())
 
 
-def ensure_source(session: Session, root: str, now: dt.datetime) -> int:
+def ensure_source(
+    session: Session, root: str, now: dt.datetime, *, mark: str | None = None, run_id: str | None = None
+) -> int:
     """The id of the source at `root`, made if need be.
 
     Sources inside it become part of it, so that no file is two documents.
+
+    mark: what is written in the folder, where it is this host's own. run_id: the run that asks.
+
+    Raises:
+        RunInProgress: another run than that one may be at work on a source inside it.
     """
+    transaction_lock(session, "sources")
     known = sources(session)
-    if root in known:
-        return known[root]
-    row = SourceRow(root=root, created_at=now)
-    session.add(row)
-    session.flush()
-    prefix = root.rstrip("/") + "/"
-    for inner_root, inner_id in known.items():
-        if inner_root.startswith(prefix):
-            relative = inner_root.removeprefix(prefix)
-            session.execute(
-                sa.update(DocumentRow)
-                .where(DocumentRow.source_id == inner_id)
-                .values(source_id=row.id, path=sa.literal(relative + "/") + DocumentRow.path)
-            )
-            session.execute(sa.delete(SourceRow).where(SourceRow.id == inner_id))
+    row = None if mark is None else _own_source(session, root, mark)
+    if row is None:
+        if root in known:
+            return known[root]
+        row = SourceRow(root=_free_name(session, root, mark), created_at=now, mark=mark)
+        row.folder = None if row.root == root else root
+        session.add(row)
+        session.flush()
+        _take_in(session, row.id, root, known, run_id)
+    if mark is not None:
+        session.merge(SourceHostRow(source_id=row.id, host=host_of(session), looked_at=now))
+        session.flush()
     return row.id
+
+
+def _own_source(session: Session, folder: str, mark: str) -> SourceRow | None:
+    """The source that a host's own folder is, noted with its mark."""
+    here = session.scalars(sa.select(SourceRow).where(folder_of_source() == folder).order_by(SourceRow.id)).all()
+    for row in here:
+        if row.mark == mark:
+            return row
+    for row in here:
+        hosts = sa.select(SourceHostRow.host).where(SourceHostRow.source_id == row.id)
+        # Noted before there were marks, or made anew by the only host that has it.
+        if row.mark is None or set(session.scalars(hosts)) <= {host_of(session)}:
+            row.mark = mark
+            return row
+    return None
+
+
+def _free_name(session: Session, folder: str, mark: str | None) -> str:
+    """The folder's path; with the host's name, where another host has a folder of its own there."""
+    taken = set(session.scalars(sa.select(SourceRow.root).where(folder_of_source() == folder)))
+    names = (folder, f"{folder} ({host_of(session)})", f"{folder} ({host_of(session)} {mark})")
+    return next(name for name in names if name not in taken)
+
+
+def _take_in(session: Session, source_id: int, root: str, known: Mapping[str, int], run_id: str | None) -> None:
+    prefix = root.rstrip("/") + "/"
+    inner = {folder: inner_id for folder, inner_id in known.items() if folder.startswith(prefix)}
+    for run in living_runs(session) if inner and run_id is not None else []:
+        if run.id != run_id:
+            raise RunInProgress(f"run {run.id} (on {run.process.host}), which may be at work on {min(inner)}")
+    for folder, inner_id in inner.items():
+        relative = folder.removeprefix(prefix)
+        session.execute(
+            sa.update(DocumentRow)
+            .where(DocumentRow.source_id == inner_id)
+            .values(source_id=source_id, path=sa.literal(relative + "/") + DocumentRow.path)
+        )
+        session.execute(sa.delete(SourceRow).where(SourceRow.id == inner_id))
 
 
 def known_documents(session: Session, scope: Scope) -> list[Known]:
@@ -237,6 +291,6 @@ def _ensure_contents(
         for sha256, kind in sorted(wanted.keys() - found.keys())
     ]
     if new:
-        session.execute(sa.insert(ContentRow), new)
+        insert_new(session, ContentRow, new)  # another host may have found the same bytes meanwhile
         found = known()
     return found, len(new)

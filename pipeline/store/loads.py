@@ -1,4 +1,4 @@
-"""How long models take to load, as measured: what the schedule reserves so that a window ends on time.
+"""How long models take to load on this host, as measured: what the schedule reserves so that a window ends on time.
 
 A load is slow when the file is not in the page cache, and fast otherwise. To be late costs more
 than to be early, so the estimate goes up at once and comes down slowly.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from pipeline.store.database import host_of
 from pipeline.store.tables import LoadRow
 
 DECAY = 0.1
@@ -42,10 +43,11 @@ def note_load(
     session: Session, fingerprint: str, kind: str, device: str, seconds: float, now: dt.datetime
 ) -> StoredLoad:
     """Note that a model was ready after `seconds`."""
-    row = session.get(LoadRow, (fingerprint, kind, device))
+    key = (host_of(session), fingerprint, kind, device)
+    row = session.get(LoadRow, key)
     before = None if row is None else row.seconds_max
     if row is None:
-        row = LoadRow(fingerprint=fingerprint, kind=kind, device=device, count=0)
+        row = LoadRow(host=key[0], fingerprint=fingerprint, kind=kind, device=device, count=0)
         session.add(row)
     row.seconds, row.seconds_max = seconds, upper_estimate(before, seconds)
     row.count, row.measured_at = row.count + 1, now
@@ -55,13 +57,14 @@ def note_load(
 
 def load_estimate(session: Session, fingerprint: str, kind: str, device: str) -> float | None:
     """Seconds that a load will hardly exceed, or None where none was measured."""
-    row = session.get(LoadRow, (fingerprint, kind, device))
+    row = session.get(LoadRow, (host_of(session), fingerprint, kind, device))
     return None if row is None else row.seconds_max
 
 
 def measured_loads(session: Session) -> list[StoredLoad]:
     """Every load that was measured, the last measured first."""
-    return [_plain(row) for row in session.scalars(sa.select(LoadRow).order_by(LoadRow.measured_at.desc()))]
+    mine = sa.select(LoadRow).where(LoadRow.host == host_of(session))
+    return [_plain(row) for row in session.scalars(mine.order_by(LoadRow.measured_at.desc()))]
 
 
 def _plain(row: LoadRow) -> StoredLoad:

@@ -12,6 +12,7 @@ from pipeline.core.documents import DocumentState
 from pipeline.core.errors import ModelIncomplete
 from pipeline.store import counts
 from pipeline.store.contents import drop_unused, promotable
+from pipeline.store.locks import transaction_lock
 from pipeline.store.tables import ContentRow, DocumentRow, ModelRow
 
 
@@ -54,6 +55,7 @@ def ensure_model(
     now: dt.datetime,
 ) -> StoredModel:
     """The model with this fingerprint, noted with where it lies now. The first one ever becomes active."""
+    transaction_lock(session, "models")
     row = session.scalar(sa.select(ModelRow).where(ModelRow.fingerprint == fingerprint))
     if row is None:
         active = session.scalar(sa.select(sa.func.count()).select_from(ModelRow).where(ModelRow.active)) == 0
@@ -68,6 +70,11 @@ def active_model(session: Session) -> StoredModel | None:
     """The model that search uses, or None while there is none."""
     row = session.scalar(sa.select(ModelRow).where(ModelRow.active))
     return None if row is None else _plain(row)
+
+
+def every_model(session: Session) -> list[StoredModel]:
+    """All models that there are, oldest first."""
+    return [_plain(row) for row in session.scalars(sa.select(ModelRow).order_by(ModelRow.id))]
 
 
 def activate_when_complete(session: Session, target: Target) -> bool:
@@ -136,14 +143,7 @@ def _move_search(session: Session, model_id: int) -> None:
     # First: on PostgreSQL whoever else moves search, or lets it see a content, waits here until this is over.
     session.execute(sa.update(ModelRow).values(active=ModelRow.id == model_id))
     session.expire_all()
-    waiting = sa.select(ContentRow.id).where(
-        ContentRow.id == DocumentRow.pending_id, ContentRow.model_id == model_id, promotable()
-    )
-    newest = sa.select(sa.func.max(ContentRow.id)).where(*_made_of_it(model_id), promotable())
-    searchable = ContentRow.embedded_count > 0
-    # What has vectors first: as in `promote`, other settings take no text away.
-    candidates = (waiting.where(searchable), newest.where(searchable), waiting, newest)
-    best = sa.func.coalesce(*(candidate.scalar_subquery() for candidate in candidates))
+    best = shown_by(model_id)
     still_pending = sa.case((DocumentRow.pending_id == best, None), else_=DocumentRow.pending_id)
     session.execute(
         sa.update(DocumentRow)
@@ -152,6 +152,18 @@ def _move_search(session: Session, model_id: int) -> None:
         .execution_options(synchronize_session=False)
     )
     session.expire_all()
+
+
+def shown_by(model_id: int) -> sa.ColumnElement[int]:
+    """Of a row of `documents`: the content that it shows while a model is the active one, where that made one of it."""
+    waiting = sa.select(ContentRow.id).where(
+        ContentRow.id == DocumentRow.pending_id, ContentRow.model_id == model_id, promotable()
+    )
+    newest = sa.select(sa.func.max(ContentRow.id)).where(*_made_of_it(model_id), promotable())
+    searchable = ContentRow.embedded_count > 0
+    # What has vectors first: as in `promote`, other settings take no text away.
+    candidates = (waiting.where(searchable), newest.where(searchable), waiting, newest)
+    return sa.func.coalesce(*(candidate.scalar_subquery() for candidate in candidates))
 
 
 _ON_THEIR_WAY = (DocumentState.DISCOVERED, DocumentState.EXTRACTED)

@@ -23,7 +23,8 @@ from pipeline.store.bulk import delete_returning, insert_rows, new_ids, table_of
 from pipeline.store.contents import STAGE_EXTRACT, Ended, end, finish
 from pipeline.store.models import Target
 from pipeline.store.reuse import embedded_before, take_over, token_digest
-from pipeline.store.scopes import Scope, in_scope, wanted_contents
+from pipeline.store.runs import check_lease, server_time
+from pipeline.store.scopes import Scope, folder_of_source, in_scope, in_sources, wanted_contents
 from pipeline.store.tables import (
     ChunkRow,
     ContentEmbeddingRow,
@@ -35,6 +36,7 @@ from pipeline.store.tables import (
     RunRow,
     SourceRow,
 )
+from pipeline.store.words import store_words
 
 TOKEN_TYPE = np.dtype("<i4")
 SPAN_TYPE = np.dtype("<i8")
@@ -116,16 +118,23 @@ def claim_to_extract(
     now: dt.datetime,
     limit: int,
     order: Order = "newest",
+    *,
+    within: Collection[int] | None = None,
 ) -> list[ToExtract]:
-    """Claim up to `limit` contents that are to be extracted now, by their priority, then in this order."""
-    ids = _claim(session, run_id, scopes, target, DocumentState.DISCOVERED, now, limit, order)
+    """Claim up to `limit` contents that are to be extracted now, by their priority, then in this order.
+
+    within: ids of the sources whose files this host can read; None for all.
+
+    Raises LeaseLost.
+    """
+    ids = _claim(session, run_id, scopes, target, DocumentState.DISCOVERED, now, limit, order, within)
     contents = {row.id: row for row in session.scalars(sa.select(ContentRow).where(ContentRow.id.in_(ids)))}
     files: dict[int, list[tuple[str, str]]] = {content_id: [] for content_id in ids}
     sizes: dict[int, int] = {}
     rows = session.execute(
-        sa.select(DocumentRow.pending_id, SourceRow.root, DocumentRow.path, DocumentRow.size)
+        sa.select(DocumentRow.pending_id, folder_of_source(), DocumentRow.path, DocumentRow.size)
         .join(SourceRow, SourceRow.id == DocumentRow.source_id)
-        .where(DocumentRow.pending_id.in_(ids), DocumentRow.problem.is_(None))
+        .where(DocumentRow.pending_id.in_(ids), DocumentRow.problem.is_(None), in_sources(within))
         .order_by(DocumentRow.id)
     )
     for content_id, root, path, size in rows:
@@ -170,13 +179,27 @@ def prioritise(session: Session, scopes: Sequence[Scope]) -> int:
     return moved
 
 
+def still_claimed(session: Session, content_id: int, run_id: str | None) -> bool:
+    """Whether a content is claimed by this run, to the end of this transaction; None: whoever has it.
+
+    It is not where the run was taken for dead meanwhile.
+    """
+    if run_id is None:
+        return True
+    claimed = sa.select(ContentRow.claimed_by).where(ContentRow.id == content_id).with_for_update()
+    return session.scalar(claimed) == run_id
+
+
 def store_extracted(
-    session: Session, content_id: int, extracted: ExtractedContent, now: dt.datetime
+    session: Session, content_id: int, extracted: ExtractedContent, now: dt.datetime, *, run_id: str | None = None
 ) -> StoredExtraction:
     """Store a content's chunks, and queue those for the embed stage that have no vector from before.
 
-    Where that is none, the content is done.
+    Where that is none, the content is done. run_id: the run that read it, as `still_claimed` asks; nothing is stored
+    where it is not.
     """
+    if not still_claimed(session, content_id, run_id):
+        return StoredExtraction()
     content = session.get(ContentRow, content_id)
     if content is None or content.state != DocumentState.DISCOVERED:
         return StoredExtraction()  # its file went or changed while it was read, or another run did it
@@ -207,7 +230,7 @@ def store_extracted(
     )
     _enqueue_stretches(session, content_id, chunk_ids, extracted.stretches)
     reused = [(chunk_id, known[digest]) for chunk_id, digest, _ in rows if digest in known]
-    take_over(session, reused)
+    take_over(session, content, reused)
     content.embedded_count = len(reused)
     session.flush()
     ended = finish(session, [content_id], now) if len(reused) == len(rows) else []
@@ -237,6 +260,10 @@ def _insert_chunks(
         for chunk_id, chunk, digest in zip(ids, chunks, digests, strict=True)
     ]
     insert_rows(session, ChunkRow, rows)
+    store_words(
+        session,
+        {chunk_id: [*chunk.headings, chunk.prefix, chunk.text] for chunk_id, chunk in zip(ids, chunks, strict=True)},
+    )
     return ids
 
 
@@ -261,16 +288,39 @@ def _enqueue_stretches(
     insert_rows(session, PendingStretchRow, rows)
 
 
-def end_extraction(session: Session, content_id: int, state: DocumentState, reason: str, *, pages: int = 0) -> None:
-    """End a content that gives no text. pages: those that OCR may find some on."""
+def end_extraction(
+    session: Session,
+    content_id: int,
+    state: DocumentState,
+    reason: str,
+    *,
+    pages: int = 0,
+    run_id: str | None = None,
+) -> None:
+    """End a content that gives no text. pages: those that OCR may find some on. run_id: as in `store_extracted`."""
+    if not still_claimed(session, content_id, run_id):
+        return
     content = session.get(ContentRow, content_id)
     if content is not None:
         content.page_count = pages
     end(session, content_id, state, STAGE_EXTRACT, reason)
 
 
-def postpone(session: Session, content_id: int, reason: str, retry_at: dt.datetime, *, tried: bool = True) -> None:
-    """Leave a content for later: what came between may pass. tried: whether that counts as a try."""
+def postpone(
+    session: Session,
+    content_id: int,
+    reason: str,
+    retry_at: dt.datetime,
+    *,
+    tried: bool = True,
+    run_id: str | None = None,
+) -> None:
+    """Leave a content for later: what came between may pass. tried: whether that counts as a try.
+
+    run_id: as in `store_extracted`.
+    """
+    if not still_claimed(session, content_id, run_id):
+        return
     session.execute(
         sa.update(ContentRow)
         .where(ContentRow.id == content_id)
@@ -315,7 +365,12 @@ def store_vectors(
     """
     batch = [chunk for chunk, _ in vectors] + [chunk for chunk, _ in failures]
     queued = delete_returning(session, PendingChunkRow.chunk_id, [chunk.chunk_id for chunk in batch])
-    rows = [{"chunk_id": c.chunk_id, "vector": vector} for c, vector in vectors if c.chunk_id in queued]
+    models = _models_of(session, {chunk.content_id for chunk in batch})
+    rows = [
+        {"chunk_id": c.chunk_id, "content_id": c.content_id, "model_id": models[c.content_id], "vector": vector}
+        for c, vector in vectors
+        if c.chunk_id in queued
+    ]
     insert_rows(session, EmbeddingRow, rows)
     for chunk, reason in failures:
         session.execute(sa.update(ChunkRow).where(ChunkRow.id == chunk.chunk_id).values(error=reason))
@@ -329,10 +384,16 @@ def store_vectors(
     session.execute(
         sa.update(RunRow)
         .where(RunRow.id == run_id)
-        .values(chunks_embedded=RunRow.chunks_embedded + len(rows), heartbeat_at=now)
+        .values(chunks_embedded=RunRow.chunks_embedded + len(rows), heartbeat_at=server_time(session, now))
     )
     session.expire_all()
     return StoredBatch(len(rows), finish(session, {*touched, *also}, now))
+
+
+def _models_of(session: Session, content_ids: Collection[int]) -> dict[int, int]:
+    """The models of contents that there are."""
+    found = session.execute(sa.select(ContentRow.id, ContentRow.model_id).where(ContentRow.id.in_(content_ids)))
+    return {row.id: row.model_id for row in found}
 
 
 _contents = table_of(ContentRow).c
@@ -356,8 +417,10 @@ def _claim(
     now: dt.datetime,
     limit: int,
     order: Order,
+    within: Collection[int] | None = None,
 ) -> list[int]:
-    free = _free(scopes, target, state, now, order).limit(limit).with_for_update(skip_locked=True)
+    check_lease(session, run_id)
+    free = _free(scopes, target, state, now, order, within).limit(limit).with_for_update(skip_locked=True)
     ids = list(session.scalars(free))
     if ids:
         session.execute(sa.update(ContentRow).where(ContentRow.id.in_(ids)).values(claimed_by=run_id))
@@ -365,7 +428,12 @@ def _claim(
 
 
 def _free(
-    scopes: Sequence[Scope] | None, target: Target, state: DocumentState, now: dt.datetime, order: Order
+    scopes: Sequence[Scope] | None,
+    target: Target,
+    state: DocumentState,
+    now: dt.datetime,
+    order: Order,
+    within: Collection[int] | None = None,
 ) -> sa.Select[int]:
     """The contents that may be claimed, in their order."""
     age = ContentRow.modified_ns.desc() if order == "newest" else ContentRow.modified_ns
@@ -377,19 +445,39 @@ def _free(
             ContentRow.recipe == target.recipe,
             ContentRow.claimed_by.is_(None),
             sa.or_(ContentRow.retry_at.is_(None), ContentRow.retry_at <= now),
-            wanted_contents(scopes),
+            wanted_contents(scopes, within),
         )
         .order_by(ContentRow.priority, age, ContentRow.id)
     )
 
 
+def is_free(
+    session: Session,
+    scopes: Sequence[Scope] | None,
+    target: Target,
+    state: DocumentState,
+    now: dt.datetime,
+    within: Collection[int] | None = None,
+) -> bool:
+    """Whether a content in this state could be claimed now."""
+    return session.scalar(_free(scopes, target, state, now, "oldest", within).limit(1)) is not None
+
+
 def unread_goes_first(
-    session: Session, scopes: Sequence[Scope] | None, target: Target, now: dt.datetime, order: Order
+    session: Session,
+    scopes: Sequence[Scope] | None,
+    target: Target,
+    now: dt.datetime,
+    order: Order,
+    *,
+    within: Collection[int] | None = None,
 ) -> bool:
     """Whether the next content to read comes before the next one to embed; not where either is missing."""
     found = []
     for state in (DocumentState.DISCOVERED, DocumentState.EXTRACTED):
-        first = session.get(ContentRow, session.scalar(_free(scopes, target, state, now, order).limit(1)) or 0)
+        readable = within if state is DocumentState.DISCOVERED else None
+        free = _free(scopes, target, state, now, order, readable).limit(1)
+        first = session.get(ContentRow, session.scalar(free) or 0)
         if first is None:
             return False
         age = -first.modified_ns if order == "newest" else first.modified_ns

@@ -31,6 +31,17 @@ def save_report(session: Session, run_id: str, report: Mapping[str, Any], *, owe
         session.merge(DeliveryRow(run_id=run_id, due_at=owed_from, attempts=0, error=None, delivered_at=None))
 
 
+def save_first_report(
+    session: Session, run_id: str, report: Mapping[str, Any], *, owed_from: dt.datetime | None
+) -> bool:
+    """Keep the report of a run that has none; whether that was so."""
+    mine = sa.select(RunRow.id).where(RunRow.id == run_id, RunRow.report.is_(None)).with_for_update()
+    if session.scalar(mine) is None:
+        return False
+    save_report(session, run_id, report, owed_from=owed_from)
+    return True
+
+
 def find_report(session: Session, run_id: str | None) -> dict[str, Any] | None:
     """The report of a run, or the newest one; None where there is none."""
     query = sa.select(RunRow.report).where(RunRow.report.is_not(None))
@@ -62,14 +73,28 @@ def list_reports(session: Session, limit: int) -> list[str]:
 
 def due_deliveries(session: Session, now: dt.datetime, limit: int = 20) -> list[Delivery]:
     """The reports that are to be delivered by now, those due longest first."""
-    rows = session.execute(
+    rows = session.execute(_due(now).limit(limit))
+    return [Delivery(row.run_id, report, row.attempts, row.error) for row, report in rows]
+
+
+def take_due(session: Session, now: dt.datetime, until: dt.datetime) -> Delivery | None:
+    """The report that is due longest, for this process alone until then: nobody else takes it up before."""
+    found = session.execute(_due(now).limit(1).with_for_update(of=DeliveryRow, skip_locked=True)).first()
+    if found is None:
+        return None
+    row, report = found
+    row.due_at = until
+    session.flush()
+    return Delivery(row.run_id, report, row.attempts, row.error)
+
+
+def _due(now: dt.datetime) -> sa.Select[tuple[DeliveryRow, Any]]:
+    return (
         sa.select(DeliveryRow, RunRow.report)
         .join(RunRow, RunRow.id == DeliveryRow.run_id)
         .where(DeliveryRow.due_at <= now, RunRow.report.is_not(None))
         .order_by(DeliveryRow.due_at, DeliveryRow.run_id)
-        .limit(limit)
     )
-    return [Delivery(row.run_id, report, row.attempts, row.error) for row, report in rows]
 
 
 def next_delivery(session: Session) -> dt.datetime | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from pipeline.core.documents import DocumentKind, DocumentState
 from pipeline.store.contents import STAGE_EXTRACT, TRIED, end, start_over
 from pipeline.store.models import Target
+from pipeline.store.queue import still_claimed
 from pipeline.store.scopes import Scope, in_scope, wanted_contents
 from pipeline.store.tables import ContentRow, DocumentRow
 
@@ -49,22 +50,38 @@ def _start_over(session: Session, content: ContentRow) -> None:
     session.execute(sa.update(DocumentRow).where(mine).values(current_id=None))
 
 
-def next_retry(session: Session, scopes: Sequence[Scope] | None, target: Target) -> dt.datetime | None:
-    """When the first of the contents in scope that were postponed is due; None where none is."""
+def next_retry(
+    session: Session,
+    scopes: Sequence[Scope] | None,
+    target: Target,
+    *,
+    within: Collection[int] | None = None,
+) -> dt.datetime | None:
+    """When the first of the contents in scope that were postponed is due; None where none is.
+
+    within: as in `queue.claim_to_extract`.
+    """
     due: dt.datetime | None = session.scalar(
         sa.select(sa.func.min(ContentRow.retry_at)).where(
             ContentRow.state == DocumentState.DISCOVERED,
             ContentRow.model_id == target.model_id,
             ContentRow.recipe == target.recipe,
             ContentRow.claimed_by.is_(None),
-            wanted_contents(scopes),
+            wanted_contents(scopes, within),
         )
     )
     return due
 
 
-def end_encrypted(session: Session, content_id: int, reason: str, tried: str | None) -> None:
-    """End a content that needs a password, and note which were tried, as `ingest.passwords` marks them."""
+def end_encrypted(
+    session: Session, content_id: int, reason: str, tried: str | None, *, run_id: str | None = None
+) -> None:
+    """End a content that needs a password, and note which were tried, as `ingest.passwords` marks them.
+
+    run_id: as in `queue.store_extracted`.
+    """
+    if not still_claimed(session, content_id, run_id):
+        return
     row = session.get(ContentRow, content_id)
     if row is not None:
         row.details = {TRIED: tried} if tried else {}

@@ -57,15 +57,18 @@ def embedded_before(session: Session, content: ContentRow, digests: Collection[b
     return found
 
 
-def take_over(session: Session, pairs: Sequence[tuple[int, int]]) -> None:
-    """Give chunks the vectors of others, by (the one without, the one with)."""
+def take_over(session: Session, content: ContentRow, pairs: Sequence[tuple[int, int]]) -> None:
+    """Give chunks of a content the vectors of others of its model, by (the one without, the one with)."""
     if not pairs:
         return
-    vector = sa.select(sa.bindparam("taker", type_=sa.BigInteger), EmbeddingRow.vector).where(
-        EmbeddingRow.chunk_id == sa.bindparam("giver")
-    )
+    vector = sa.select(
+        sa.bindparam("taker", type_=sa.BigInteger),
+        sa.literal(content.id, sa.BigInteger),
+        EmbeddingRow.model_id,
+        EmbeddingRow.vector,
+    ).where(EmbeddingRow.chunk_id == sa.bindparam("giver"))
     # Through the connection: the session would take the parameters for values of rows.
     session.connection().execute(
-        sa.insert(EmbeddingRow).from_select(["chunk_id", "vector"], vector),
+        sa.insert(EmbeddingRow).from_select(["chunk_id", "content_id", "model_id", "vector"], vector),
         [{"taker": taker, "giver": giver} for taker, giver in pairs],
     )

@@ -1,4 +1,8 @@
-"""Runs: who is at work on this database, and whether they still live."""
+"""Runs: who is at work on this database, and whether they still live.
+
+On SQLite there is one at a time. On a server database there is one for each host, and whether those of other hosts
+live goes by the server's clock alone: theirs may be wrong.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from pipeline.core.errors import RunInProgress
+from pipeline.core.errors import LeaseLost, RunInProgress
 from pipeline.core.windows import Window
-from pipeline.store.tables import ContentRow, RunRow
+from pipeline.store.locks import transaction_lock
+from pipeline.store.tables import ContentRow, RunRow, UtcDateTime
 
 HEARTBEAT = dt.timedelta(seconds=5)
 """How often a run says that it lives."""
@@ -22,7 +27,11 @@ INTERRUPTED_TOLD = 20
 """Interrupted runs in a row that are told of; a host that loses its power so often has other worries."""
 
 LEASE = dt.timedelta(seconds=60)
-"""How long after its last heartbeat a run on another host is taken for dead."""
+"""How long after its last heartbeat a run on another host is taken for dead, where nothing else is said."""
+
+
+REPAIR = "repair"
+"""The task of a run that mends what disagrees: nobody else is at work meanwhile, on no host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +97,45 @@ def start_run(
     window: Window | None = None,
     stop_at: dt.datetime | None = None,
     task: str = "ingest",
+    lease: dt.timedelta = LEASE,
 ) -> list[StoredRun]:
     """Begin a run. Dead runs are marked interrupted and what they held is free.
 
-    Returns the runs that were interrupted since the last one that was not, oldest first.
+    Returns the runs that were interrupted since the last one of this host that was not, oldest first.
 
     is_alive: asked about processes of this host; those of others live until their lease is over.
     job, window, stop_at, task: as in `StoredRun`.
 
     Raises:
-        RunInProgress: another run lives.
+        RunInProgress: another run of this host lives; on SQLite, any; and so where either is a repair.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        # Two that begin at once must see each other; on SQLite a writing transaction is alone anyway.
-        session.execute(sa.text("LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE"))
+    # Two that begin at once must see each other.
+    transaction_lock(session, "runs")
     # A process has one run at a time: one of this very process could not note its end when the database was away.
     session.execute(
         sa.update(RunRow)
         .where(
-            RunRow.state == "running", RunRow.host == me.host, RunRow.pid == me.pid, RunRow.heartbeat_at < now - LEASE
+            RunRow.state == "running",
+            RunRow.host == me.host,
+            RunRow.pid == me.pid,
+            RunRow.heartbeat_at < server_time(session, now, ago=lease),
         )
         .values(state="interrupted", finished_at=RunRow.heartbeat_at, error="how it ended could not be noted")
     )
-    for row in end_dead_runs(session, me, now, is_alive):
-        raise RunInProgress(
-            f"run {row.id} (pid {row.process.pid} on {row.process.host}, "
-            f"since {row.started_at.astimezone():%Y-%m-%d %H:%M %Z})"
-        )
-    before = list(itertools.takewhile(lambda run: run.state == "interrupted", latest_runs(session, INTERRUPTED_TOLD)))
+    alone = session.get_bind().dialect.name == "sqlite" or task == REPAIR
+    running = {run.id for run in living_runs(session)}
+    for run in end_dead_runs(session, me, now, is_alive, lease=lease):
+        if alone or run.process.host == me.host or run.task == REPAIR:
+            raise RunInProgress(
+                f"run {run.id} (pid {run.process.pid} on {run.process.host}, "
+                f"since {run.started_at.astimezone():%Y-%m-%d %H:%M %Z})"
+            )
+    # How the runs of other hosts went is told there, but for those that this one takes over from.
+    taken_over = sa.and_(RunRow.id.in_(running), RunRow.state != "running")
+    mine = sa.true() if alone else sa.or_(RunRow.host == me.host, taken_over)
+    latest = sa.select(RunRow).where(mine).order_by(RunRow.started_at.desc(), RunRow.id.desc())
+    ended = [plain(row) for row in session.scalars(latest.limit(INTERRUPTED_TOLD))]
+    before = list(itertools.takewhile(lambda run: run.state == "interrupted", ended))
     session.add(
         RunRow(
             id=run_id,
@@ -124,7 +144,7 @@ def start_run(
             pid=me.pid,
             process_started=me.started,
             started_at=now,
-            heartbeat_at=now,
+            heartbeat_at=server_time(session, now),
             sources=list(sources),
             job=job,
             window_start=window.start if window else None,
@@ -133,36 +153,83 @@ def start_run(
             task=task,
         )
     )
-    # With no other run alive, no claim is held by anyone.
-    session.execute(sa.update(ContentRow).where(ContentRow.claimed_by.is_not(None)).values(claimed_by=None))
+    session.flush()
     return before[::-1]
 
 
 def end_dead_runs(
-    session: Session, me: Process, now: dt.datetime, is_alive: Callable[[Process], bool]
+    session: Session,
+    me: Process,
+    now: dt.datetime,
+    is_alive: Callable[[Process], bool],
+    *,
+    lease: dt.timedelta = LEASE,
 ) -> list[StoredRun]:
-    """Mark runs that died as interrupted, each at its last heartbeat; returns those that live. As `start_run`."""
+    """Mark runs that died as interrupted, each at its last heartbeat, and free what no run holds any more.
+
+    Returns those that live, as `start_run` tells them from the dead.
+    """
     alive: list[StoredRun] = []
-    for row in session.scalars(sa.select(RunRow).where(RunRow.state == "running")).all():
+    silent = RunRow.heartbeat_at <= server_time(session, now, ago=lease)
+    for row, is_over in session.execute(sa.select(RunRow, silent).where(RunRow.state == "running")).all():
         process = Process(row.host, row.pid, row.process_started)
-        if is_alive(process) if row.host == me.host else now - row.heartbeat_at < LEASE:
+        if is_alive(process) if row.host == me.host else not is_over:
             alive.append(plain(row))
             continue
-        row.state, row.finished_at, row.error = "interrupted", row.heartbeat_at, "its process ended without a word"
-    session.flush()
+        # Not where it was heard of in between.
+        dead = (RunRow.id == row.id, RunRow.state == "running", RunRow.heartbeat_at == row.heartbeat_at)
+        session.execute(
+            sa.update(RunRow)
+            .where(*dead)
+            .values(state="interrupted", finished_at=RunRow.heartbeat_at, error="its process ended without a word")
+        )
+    lives = sa.exists().where(RunRow.id == ContentRow.claimed_by, RunRow.state == "running")
+    session.execute(
+        sa.update(ContentRow).where(ContentRow.claimed_by.is_not(None), ~lives).values(claimed_by=None),
+        execution_options={"synchronize_session": False},
+    )
+    session.expire_all()
     return alive
 
 
 def heartbeat(session: Session, run_id: str, now: dt.datetime, measured: Measured | None = None) -> dt.datetime | None:
-    """Say that the run lives, and how far it is; returns when it is to stop. One taken for dead meanwhile stays so."""
+    """Say that the run lives, and how far it is; returns when it is to stop.
+
+    Raises:
+        LeaseLost: it was taken for dead meanwhile, and stays so.
+    """
     mine = (RunRow.id == run_id, RunRow.state == "running")
-    session.execute(sa.update(RunRow).where(*mine).values(heartbeat_at=now, **_values(measured)))
-    return session.scalar(sa.select(RunRow.stop_at).where(RunRow.id == run_id))
+    session.execute(sa.update(RunRow).where(*mine).values(heartbeat_at=server_time(session, now), **_values(measured)))
+    row = session.execute(sa.select(RunRow.state, RunRow.stop_at).where(RunRow.id == run_id)).one_or_none()
+    if row is None or row.state == "interrupted":
+        raise LeaseLost
+    stop_at: dt.datetime | None = row.stop_at
+    return stop_at
 
 
-def ask_for_room(session: Session, now: dt.datetime) -> bool:
-    """Tell a run that only reads to stop, wherever it is: its next heartbeat hears it. Whether there is one."""
-    reading = (RunRow.state == "running", RunRow.task == "extract")
+def check_lease(session: Session, run_id: str) -> None:
+    """Make sure that the run counts as alive, to the end of this transaction. Raises LeaseLost."""
+    if session.get_bind().dialect.name == "sqlite":
+        return  # all runs are of one host, which sees whether they live
+    # Whoever takes it for dead waits for this transaction, and then frees what was claimed in it too.
+    mine = sa.select(RunRow.state).where(RunRow.id == run_id).with_for_update(read=True)
+    if session.scalar(mine) != "running":
+        raise LeaseLost
+
+
+def living_runs(session: Session) -> list[StoredRun]:
+    """The runs that nobody took for dead so far, of all hosts, oldest first."""
+    running = sa.select(RunRow).where(RunRow.state == "running")
+    return [plain(row) for row in session.scalars(running.order_by(RunRow.started_at, RunRow.id))]
+
+
+def ask_for_room(session: Session, now: dt.datetime, host: str) -> bool:
+    """Tell a run of this host that only reads to stop: its next heartbeat hears it. Whether there is one.
+
+    On SQLite of any host: there is room for one run.
+    """
+    here = sa.true() if session.get_bind().dialect.name == "sqlite" else RunRow.host == host
+    reading = (RunRow.state == "running", RunRow.task == "extract", here)
     session.execute(sa.update(RunRow).where(*reading).values(stop_at=now))
     return session.scalar(sa.select(RunRow.id).where(*reading).limit(1)) is not None
 
@@ -174,7 +241,7 @@ def finish_run(
     session.execute(
         sa.update(RunRow)
         .where(RunRow.id == run_id, RunRow.state == "running")
-        .values(state=state, error=error, finished_at=now, heartbeat_at=now, **_values(measured))
+        .values(state=state, error=error, finished_at=now, heartbeat_at=server_time(session, now), **_values(measured))
     )
     session.execute(sa.update(ContentRow).where(ContentRow.claimed_by == run_id).values(claimed_by=None))
 
@@ -192,6 +259,11 @@ def latest_runs(session: Session, limit: int = 1) -> list[StoredRun]:
     return [plain(row) for row in rows]
 
 
+def looked_at_by_runs(session: Session) -> set[str]:
+    """The folders and files that runs were told to look at, absolute, as far as runs are on record."""
+    return {path for paths in session.scalars(sa.select(RunRow.sources).where(RunRow.task != REPAIR)) for path in paths}
+
+
 def find_run(session: Session, run_id: str) -> StoredRun | None:
     """One run, or None."""
     row = session.get(RunRow, run_id)
@@ -207,6 +279,15 @@ def measured_runs(session: Session, host: str, limit: int) -> list[StoredRun]:
         .limit(limit)
     )
     return [plain(row) for row in rows]
+
+
+def server_time(
+    session: Session, now: dt.datetime, *, ago: dt.timedelta = dt.timedelta()
+) -> sa.ColumnElement[dt.datetime]:
+    """The time that leases go by: the server's, where hosts with clocks of their own share one; else `now`."""
+    if session.get_bind().dialect.name == "postgresql":
+        return sa.type_coerce(sa.func.now() - sa.literal(ago, sa.Interval()), UtcDateTime())
+    return sa.literal(now - ago, UtcDateTime())
 
 
 def _values(measured: Measured | None) -> dict[str, Any]:

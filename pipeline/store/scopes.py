@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from pipeline.store.tables import ContentRow, DocumentRow
+from pipeline.store.tables import ContentRow, DocumentRow, SourceRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,21 @@ def in_scope(scopes: Sequence[Scope] | None) -> sa.ColumnElement[bool]:
     return sa.or_(sa.false(), *(_one(scope) for scope in scopes))
 
 
-def wanted_contents(scopes: Sequence[Scope] | None) -> sa.ColumnElement[bool]:
-    """A condition on `contents`: a document in scope is waiting for it."""
-    return sa.exists().where(DocumentRow.pending_id == ContentRow.id, DocumentRow.problem.is_(None), in_scope(scopes))
+def in_sources(source_ids: Collection[int] | None) -> sa.ColumnElement[bool]:
+    """A condition on `documents`: it is in one of these sources; None means any."""
+    return sa.true() if source_ids is None else DocumentRow.source_id.in_(sorted(source_ids))
+
+
+def wanted_contents(scopes: Sequence[Scope] | None, within: Collection[int] | None = None) -> sa.ColumnElement[bool]:
+    """A condition on `contents`: a document in scope, and in one of the sources `within`, is waiting for it."""
+    return sa.exists().where(
+        DocumentRow.pending_id == ContentRow.id, DocumentRow.problem.is_(None), in_scope(scopes), in_sources(within)
+    )
+
+
+def folder_of_source() -> sa.ColumnElement[str]:
+    """Of a row of `sources`: the path of its folder, on the hosts that have it."""
+    return sa.func.coalesce(SourceRow.folder, SourceRow.root)
 
 
 def _one(scope: Scope) -> sa.ColumnElement[bool]:

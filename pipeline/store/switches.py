@@ -1,4 +1,4 @@
-"""The journal of mode switches: one row each, written as it goes, so that a killed daemon leaves what it knew."""
+"""The journal of this host's mode switches: one row each, written as it goes, so that a killed daemon leaves it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pipeline.core.modes import Mode
+from pipeline.store.database import host_of
 from pipeline.store.tables import ModeSwitchRow
 
 
@@ -100,6 +101,7 @@ def begin_switch(
 ) -> int:
     """Note that a switch begins; returns its id. The fields are those of `StoredSwitch`."""
     row = ModeSwitchRow(
+        host=host_of(session),
         from_mode=from_mode,
         to_mode=to_mode,
         reason=reason,
@@ -191,9 +193,8 @@ def interrupt_switches(session: Session, now: dt.datetime) -> list[StoredSwitch]
 
     now: becomes their `finished_at`, which says when this was noticed.
     """
-    rows = session.scalars(
-        sa.select(ModeSwitchRow).where(ModeSwitchRow.outcome == SwitchOutcome.RUNNING).order_by(ModeSwitchRow.id)
-    ).all()
+    running = (ModeSwitchRow.host == host_of(session), ModeSwitchRow.outcome == SwitchOutcome.RUNNING)
+    rows = session.scalars(sa.select(ModeSwitchRow).where(*running).order_by(ModeSwitchRow.id)).all()
     for row in rows:
         done = list(row.phases)
         row.outcome, row.finished_at = SwitchOutcome.INTERRUPTED, now
@@ -203,7 +204,8 @@ def interrupt_switches(session: Session, now: dt.datetime) -> list[StoredSwitch]
 
 def latest_switches(session: Session, limit: int = 1, *, before: int | None = None) -> list[StoredSwitch]:
     """The last switches, newest first; `before` an id, to go further back."""
-    query = sa.select(ModeSwitchRow).order_by(ModeSwitchRow.id.desc()).limit(limit)
+    mine = ModeSwitchRow.host == host_of(session)
+    query = sa.select(ModeSwitchRow).where(mine).order_by(ModeSwitchRow.id.desc()).limit(limit)
     if before is not None:
         query = query.where(ModeSwitchRow.id < before)
     return [_plain(row) for row in session.scalars(query)]

@@ -25,7 +25,6 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
-    CheckConstraint,
     DateTime,
     Float,
     ForeignKey,
@@ -40,8 +39,11 @@ from sqlalchemy import (
     false,
     text,
 )
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from pipeline.store.vector_type import Vector
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself only in an INTEGER primary key, which is 64 bits wide there."""
@@ -52,6 +54,7 @@ PathText = Text().with_variant(Text(collation="C"), "postgresql")
 
 _CLAIMED = text("claimed_by IS NOT NULL")
 GONE = text("gone_at IS NOT NULL")
+HAS_CHUNKS = text("chunk_count > 0")
 HAS_TOKENS = text("token_count > 0")
 """Word for word in the index and in whoever asks: SQLite takes a part of a table's index for nothing else."""
 
@@ -111,13 +114,31 @@ class ModelRow(Table):
 
 
 class SourceRow(Table):
-    """A folder of documents, by its absolute path."""
+    """A folder of documents, by its absolute path, which is the same folder on every host that has it.
+
+    looked_at_by: the run that looks at its files; it counts for as long as that run lives.
+    mark: what is written in the folder, where it is a host's own (its inbox, its texts), so that another host's
+    folder at the same path is told from it. folder: its path, where `root` is that of another host's, and so not it.
+    """
 
     __tablename__ = "sources"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     root: Mapped[str] = mapped_column(Text, unique=True)
     created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    looked_at_by: Mapped[str | None] = mapped_column(String(32))
+    folder: Mapped[str | None] = mapped_column(Text)
+    mark: Mapped[str | None] = mapped_column(String(32))
+
+
+class SourceHostRow(Table):
+    """A host that has a source, and when a run of it looked there last."""
+
+    __tablename__ = "source_hosts"
+
+    source_id: Mapped[int] = mapped_column(ForeignKey("sources.id", ondelete="CASCADE"), primary_key=True)
+    host: Mapped[str] = mapped_column(Text, primary_key=True)
+    looked_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
 
 
 class DocumentRow(Table):
@@ -165,6 +186,9 @@ class ContentRow(Table):
         Index("ix_contents_oldest", "state", "priority", "modified_ns", "id"),
         Index("ix_contents_newest", "state", "priority", text("modified_ns DESC"), "id"),
         Index("ix_contents_claimed", "claimed_by", sqlite_where=_CLAIMED, postgresql_where=_CLAIMED),
+        Index(
+            "ix_contents_lengths", "chunk_count", "token_count", sqlite_where=HAS_CHUNKS, postgresql_where=HAS_CHUNKS
+        ),
         Index("ix_contents_read", "kind", "id", sqlite_where=HAS_TOKENS, postgresql_where=HAS_TOKENS),
     )
 
@@ -219,6 +243,19 @@ class ChunkRow(Table):
     prefix: Mapped[str] = mapped_column(Text, default="", server_default="")
 
 
+class ChunkWordsRow(Table):
+    """The words of a chunk, of its headings and of its prefix, as search by words finds them (`core.words.indexed`).
+
+    SQLite has FTS5's index `chunk_words_index` over them, kept by triggers, and their counts in `chunk_words_terms`.
+    """
+
+    __tablename__ = "chunk_words"
+    __table_args__ = (Index(None, "words", postgresql_using="gin").ddl_if(dialect="postgresql"),)
+
+    chunk_id: Mapped[int] = mapped_column(ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True)
+    words: Mapped[str] = mapped_column(Text().with_variant(TSVECTOR(), "postgresql"))
+
+
 class PendingChunkRow(Table):
     """A chunk that waits for its vector: the queue. The transaction that stores the vector deletes the row.
 
@@ -251,12 +288,19 @@ class PendingStretchRow(Table):
 
 
 class EmbeddingRow(Table):
-    """The vector of a chunk: little-endian float32, unit length, of its content's model."""
+    """The vector of a chunk: little-endian float32, unit length, of its content's model.
+
+    content_id, model_id: copies of the chunk's and its content's, which never change. They refer to nothing: the
+    chunk's end is the row's, and what would be looked up for a second such rule is not worth an index.
+    """
 
     __tablename__ = "embeddings"
+    __table_args__ = (Index("ix_embeddings_content_id", "content_id").ddl_if(dialect="postgresql"),)
 
     chunk_id: Mapped[int] = mapped_column(ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True)
-    vector: Mapped[bytes] = mapped_column(LargeBinary)
+    content_id: Mapped[int] = mapped_column(BigId)
+    model_id: Mapped[int] = mapped_column(Integer)
+    vector: Mapped[bytes] = mapped_column(Vector)
 
 
 class ContentEmbeddingRow(Table):
@@ -269,7 +313,7 @@ class ContentEmbeddingRow(Table):
 
     content_id: Mapped[int] = mapped_column(ForeignKey("contents.id", ondelete="CASCADE"), primary_key=True)
     method: Mapped[str] = mapped_column(String(16))
-    vector: Mapped[bytes] = mapped_column(LargeBinary)
+    vector: Mapped[bytes] = mapped_column(Vector)
 
 
 class RunRow(Table):
@@ -328,12 +372,70 @@ class DeliveryRow(Table):
     delivered_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
 
 
+class MirrorRow(Table):
+    """Another home of the vectors. location: where it is; at another place everything is owed to it again.
+
+    due_at: of the next try, after `attempts` that failed with `error`. in_line_at: when nothing was owed last.
+    looked_at: when what it held from before was last noted in `mirrored`; none: it has yet to be.
+    shown: the fingerprint of the model that its alias stands for.
+    """
+
+    __tablename__ = "mirrors"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    location: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    error: Mapped[str | None] = mapped_column(Text)
+    due_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    in_line_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    looked_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    shown: Mapped[str | None] = mapped_column(String(64))
+
+
+class OutboxRow(Table):
+    """A content that a mirror is to bring in line with what search sees; there is one for each change of it.
+
+    Written by triggers, and named by what it is made of: its row in `contents` may be gone, or another's.
+    due_at: of the next try, after `attempts` that failed with `error`; none: now.
+    """
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index("ix_outbox_sha256", "sha256", "kind", "recipe", "fingerprint"),
+        Index("ix_outbox_fingerprint", "fingerprint", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    recipe: Mapped[str] = mapped_column(String(64))
+    attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    error: Mapped[str | None] = mapped_column(Text)
+    due_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+
+
+class MirroredRow(Table):
+    """A content of which a mirror may hold points: those with ordinals below `points`, and no others."""
+
+    __tablename__ = "mirrored"
+
+    fingerprint: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    recipe: Mapped[str] = mapped_column(String(64), primary_key=True)
+    points: Mapped[int] = mapped_column(Integer)
+
+
 class ModeSwitchRow(Table):
-    """One switch of the mode; its fields are those of `switches.StoredSwitch`."""
+    """One switch of the mode of a host; its fields are those of `switches.StoredSwitch`."""
 
     __tablename__ = "mode_switches"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    host: Mapped[str] = mapped_column(Text, server_default="")
     from_mode: Mapped[str] = mapped_column(String(16))
     to_mode: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(String(16))
@@ -353,12 +455,12 @@ class ModeSwitchRow(Table):
 
 
 class HoldRow(Table):
-    """The mode that an operator holds; `until` none is until it is taken back. At most one row, with id 1."""
+    """The mode that an operator holds on a host, which has one at most; `until` none is until it is taken back."""
 
     __tablename__ = "holds"
-    __table_args__ = (CheckConstraint("id = 1", name="only_one"),)
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    host: Mapped[str] = mapped_column(Text, unique=True)
     mode: Mapped[str] = mapped_column(String(16))
     until: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     set_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
@@ -366,10 +468,11 @@ class HoldRow(Table):
 
 
 class LoadRow(Table):
-    """How long a model took to load: the last time, and an estimate that is hardly exceeded (see `loads`)."""
+    """How long a model took to load on a host: the last time, and an estimate hardly exceeded (see `loads`)."""
 
     __tablename__ = "loads"
 
+    host: Mapped[str] = mapped_column(Text, primary_key=True)
     fingerprint: Mapped[str] = mapped_column(Text, primary_key=True)
     kind: Mapped[str] = mapped_column(String(32), primary_key=True)
     device: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -399,10 +502,11 @@ class TuningRow(Table):
 
 
 class JobStateRow(Table):
-    """What became of a job; its fields are those of `jobs.StoredJobState`."""
+    """What became of a job of a host; its fields are those of `jobs.StoredJobState`."""
 
     __tablename__ = "job_states"
 
+    host: Mapped[str] = mapped_column(Text, primary_key=True)
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     known_since: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     last_started: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)

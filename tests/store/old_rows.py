@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -209,9 +211,65 @@ _EIGHTH: Rows = {
     ],
 }
 
+_CONTENT_OF = {1: 1, 2: 1, 3: 2, 4: 3, 6: 5}
+"""Of the chunks with vectors, by their ids."""
+
+_NINTH: Rows = {
+    **_EIGHTH,
+    "embeddings": [{**row, "content_id": _CONTENT_OF[row["chunk_id"]], "model_id": 1} for row in _EIGHTH["embeddings"]],
+}
+
+_TENTH: Rows = {
+    **_NINTH,
+    "chunk_words": [
+        {"chunk_id": number, "words": words}
+        for number, words in enumerate(
+            ("first", "uber § 1 zweiter teil grosser", "outdated", "stored", "queued", "whole", "broken"), start=1
+        )
+    ],
+}
+
+
+def _eleventh(before: Rows) -> Rows:
+    return {
+        **before,
+        "mirrors": [
+            {
+                "name": "qdrant", "location": "http://qdrant:6333 nightshift", "created_at": FIRST_NIGHT, "attempts": 3,
+                "error": "größer", "due_at": FIRST_NIGHT, "in_line_at": None,
+                "looked_at": FIRST_NIGHT, "shown": MODEL,
+            }
+        ],
+        "outbox": [
+            {
+                "fingerprint": MODEL, "sha256": _hash(text), "kind": "pdf", "recipe": "r", "attempts": tries,
+                "error": error, "due_at": due,
+            }
+            for text, tries, error, due in (("done", 0, None, None), ("gone", 2, "too large", FIRST_NIGHT))
+        ],
+        "mirrored": [{"fingerprint": MODEL, "sha256": _hash("gone"), "kind": "pdf", "recipe": "r", "points": 2}],
+    }  # fmt: skip
+
+
+def _twelfth(before: Rows) -> Rows:
+    here = {
+        table: [{"host": "box", **row} for row in before[table]]
+        for table in ("mode_switches", "holds", "loads", "job_states")
+    }
+    return {
+        **before,
+        **here,
+        "sources": [{**row, "looked_at_by": "killed", "folder": None, "mark": "5eed"} for row in before["sources"]],
+        "source_hosts": [
+            {"source_id": 1, "host": "box", "looked_at": FIRST_NIGHT},
+            {"source_id": 1, "host": "größer", "looked_at": FIRST_NIGHT},
+        ],
+    }
+
+
 ROWS: Mapping[str, Rows] = {
     "0001": _FIRST, "0002": _SECOND, "0003": _THIRD, "0004": _FOURTH, "0005": _FIFTH, "0006": _FIFTH, "0007": _SEVENTH,
-    "0008": _EIGHTH,
+    "0008": _EIGHTH, "0009": _NINTH, "0010": _TENTH, "0011": _eleventh(_TENTH), "0012": _twelfth(_eleventh(_TENTH)),
 }  # fmt: skip
 """What a database holds, by its revision."""
 
@@ -236,11 +294,21 @@ def dump(engine: Engine, columns: Mapping[str, Sequence[str]] | None = None) -> 
 def columns_of(connection: Connection) -> dict[str, list[str]]:
     """The columns of every table that holds the program's data."""
     inspector = sa.inspect(connection)
-    names = sorted(set(inspector.get_table_names()) - {"alembic_version"})
+    # What is named after another table is an index over it, which SQLite keeps in tables of its own form.
+    names = sorted(
+        name for name in set(inspector.get_table_names()) - {"alembic_version"} if not name.startswith("chunk_words_")
+    )
     return {name: [column["name"] for column in inspector.get_columns(name)] for name in names}
 
 
 def _all(connection: Connection, table: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     listed = ", ".join(f'"{column}"' for column in columns)
     rows = connection.exec_driver_sql(f'SELECT {listed} FROM "{table}"')
-    return sorted((tuple(row) for row in rows), key=repr)
+    return sorted((tuple(map(_bytes_of_vector, row)) for row in rows), key=repr)
+
+
+def _bytes_of_vector(value: Any) -> Any:
+    """A vector of PostgreSQL, which writes it `[1,0.5]`, as the float32 that SQLite and older versions hold."""
+    if isinstance(value, str) and re.fullmatch(r"\[-?\d[-+.,e\d]*\]", value):
+        return np.asarray(json.loads(value), "<f4").tobytes()
+    return value

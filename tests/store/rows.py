@@ -7,16 +7,20 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from pipeline.core.changes import Moves
 from pipeline.core.documents import Chunk, DocumentKind
+from pipeline.core.fusion import By
 from pipeline.core.vectors import to_blob
 from pipeline.store import library, models, queue, runs
 from pipeline.store.library import ReadFile
 from pipeline.store.models import Target
 from pipeline.store.queue import ExtractedContent, StoredBatch
 from pipeline.store.runs import Process
+from pipeline.store.search import Hit, Query, find
+from pipeline.store.view import view_of
 
 DIMENSION = 4
 ME = Process("here", 1, 0.0)
@@ -43,6 +47,11 @@ def add_target(session: Session, name: str = "m", recipe: str = "r") -> Target:
 def begin(session: Session, run_id: str = "run") -> str:
     runs.start_run(session, run_id, ME, [], utc_now(), lambda process: False)
     return run_id
+
+
+def search(session: Session, question: NDArray[np.float32], model_id: int, k: int) -> list[Hit]:
+    """The `k` passages of a model that are nearest to a vector."""
+    return find(session, Query("", question, By.VECTOR, k), view_of(session, model_id))
 
 
 def digest(text: str) -> str:

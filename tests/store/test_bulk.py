@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import numpy as np
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from pipeline.core.errors import StoreError
 from pipeline.store import library
 from pipeline.store.bulk import delete_returning, insert_rows, new_ids
 from pipeline.store.database import Database
-from pipeline.store.tables import ChunkRow, PendingChunkRow
+from pipeline.store.tables import ChunkRow, EmbeddingRow, PendingChunkRow
+from pipeline.store.vector_type import from_sent, to_sent
 from tests.store import rows
+from tests.store.filled import add_documents, add_model, clustered
 from tests.store.rows import utc_now
 
 MANY = 1200
@@ -55,6 +62,48 @@ def test_numbers_are_new_and_the_database_goes_on_after_them(store: Database) ->
         session.add(own)
         session.flush()
         assert own.id > taken[-1]
+
+
+def test_the_number_of_a_chunk_that_was_deleted_is_no_later_ones(store: Database) -> None:
+    with store.begin() as session:
+        chunks = chunk_rows(session, 3)
+        insert_rows(session, ChunkRow, chunks)
+        last = max(int(str(row["id"])) for row in chunks)
+        session.execute(sa.delete(ChunkRow))
+    with store.begin() as session:
+        later = new_ids(session, ChunkRow.id, 2)
+        assert min(later) > last
+        session.rollback()  # what was not committed was nobody's
+    with store.begin() as session:
+        assert min(new_ids(session, ChunkRow.id, 1)) > last
+
+
+@given(hnp.arrays("<f4", st.integers(1, 40), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
+def test_a_vector_in_the_form_of_the_server_is_the_same_vector(vector: NDArray[np.float32]) -> None:
+    sent = to_sent(vector.tobytes())
+    assert (len(sent), int.from_bytes(sent[:2])) == (4 + 4 * len(vector), len(vector))
+    assert from_sent(sent) == vector.tobytes()
+    assert from_sent(f"[{','.join(map(str, vector.tolist()))}]") == vector.tobytes()
+
+
+def test_vectors_arrive_as_they_were_however_they_are_read(store: Database) -> None:
+    vectors = clustered(25, 7)
+    with store.begin() as session:
+        ids = add_documents(session, add_model(session, "m", 7), vectors)
+    wanted = [(chunk_id, vector.tobytes()) for chunk_id, vector in zip(ids, vectors, strict=True)]
+    query = sa.select(EmbeddingRow.chunk_id, EmbeddingRow.vector).order_by(EmbeddingRow.chunk_id)
+    with store.snapshot() as session:
+        assert [tuple(row) for row in session.execute(query)] == wanted
+        streamed = session.execute(query.execution_options(yield_per=10))
+        assert [tuple(row) for row in streamed] == wanted
+        assert [(row.chunk_id, row.vector) for row in session.scalars(sa.select(EmbeddingRow))] == wanted
+        joined = query.join(ChunkRow, ChunkRow.id == EmbeddingRow.chunk_id).with_only_columns(EmbeddingRow.vector)
+        assert session.scalars(joined).all() == [vector for _, vector in wanted]
+    with store.begin() as session:
+        first = session.get_one(EmbeddingRow, ids[0])
+        first.vector = wanted[1][1]
+    with store.snapshot() as session:
+        assert session.get_one(EmbeddingRow, ids[0]).vector == wanted[1][1]
 
 
 def test_what_was_deleted_is_told_and_nothing_else_is(store: Database) -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pipeline.core.errors import StoreError
 from pipeline.core.modes import Mode
 from pipeline.core.schedule import Hold
-from pipeline.store.database import Database
+from pipeline.store.database import Database, host_of
 from pipeline.store.holds import StoredHold, clear_hold, current_hold, remove_ended_hold, set_hold
 from pipeline.store.tables import HoldRow
 
@@ -63,9 +63,11 @@ def test_only_a_hold_that_is_over_is_removed(store: Database) -> None:
         assert remove_ended_hold(session, TWO_HOURS.until) is None
 
 
-def test_there_is_no_second_row(store: Database) -> None:
-    with pytest.raises(StoreError, match="only_one"), store.begin() as session:
-        session.add(HoldRow(id=2, mode="idle", set_at=NOW, set_by="ada"))
+def test_a_host_has_no_second_row(store: Database) -> None:
+    with store.begin() as session:
+        set_hold(session, TWO_HOURS, "ada", NOW)
+    with pytest.raises(StoreError, match=r"holds\.host|uq_holds_host"), store.begin() as session:
+        session.add(HoldRow(id=2, host=host_of(session), mode="idle", set_at=NOW, set_by="ada"))
 
 
 def test_two_operators_at_once_both_succeed(store: Database) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +22,14 @@ from sqlalchemy.engine import Engine
 
 from alembic import command
 from pipeline.core.documents import DocumentState
-from pipeline.store import models, overview, queue, runs
+from pipeline.store import models, overview, queue, retry, runs
 from pipeline.store.database import Database, make_engine, schema_revisions, upgrade
 from pipeline.store.models import Target
 from pipeline.store.runs import Process
-from pipeline.store.search import search
+from pipeline.store.tables import ChunkRow, ContentRow
+from tests.store.filled import add_documents, add_model, clustered
 from tests.store.old_rows import DIMENSION, ROWS, axis, columns_of, dump, insert
+from tests.store.rows import search
 
 MIGRATIONS = Path(__file__).parents[2] / "alembic"
 REVISIONS = sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
@@ -172,6 +175,55 @@ def test_an_upgrade_that_ends_after_any_statement_changes_nothing(engine: Engine
         assert dump(engine) == rows  # of all tables, and all their columns
     assert statements > 2  # the last one moves the revision: there were others before
     assert schema_revisions(engine)[0] == after
+
+
+def vectors_of(engine: Engine) -> list[tuple[Any, ...]]:
+    tables = {"embeddings": ["chunk_id", "vector"], "content_embeddings": ["content_id", "method", "vector"]}
+    return [row for rows in dump(engine, tables).values() for row in rows]
+
+
+def test_many_vectors_pass_through_the_migration_and_back(engine: Engine, database_url: str) -> None:
+    upgrade(engine)
+    with Database.open(database_url) as store, store.begin() as session:
+        add_documents(session, add_model(session, "m", 3), clustered(2500, 3))
+        add_documents(session, add_model(session, "n", 2100), clustered(20, 2100), root="/long")
+    before = vectors_of(engine)
+    downgrade(engine, "0008")
+    assert vectors_of(engine) == before
+    upgrade(engine)
+    assert vectors_of(engine) == before
+    with engine.connect() as connection:
+        copied = sa.text(
+            "SELECT count(*) FROM embeddings AS e "
+            "JOIN chunks AS k ON k.id = e.chunk_id AND k.content_id = e.content_id "
+            "JOIN contents AS c ON c.id = e.content_id AND c.model_id = e.model_id"
+        )
+        assert connection.scalar(copied) == 2520
+
+
+@pytest.mark.parametrize(
+    "vector", [np.asarray([1, np.nan], "<f4").tobytes(), b"", b"\0\0\0"], ids=["not a number", "empty", "cut off"]
+)
+def test_what_the_server_would_not_take_for_a_vector_has_failed_and_can_be_tried_again(
+    postgres_url: str, vector: bytes
+) -> None:
+    engine = make_engine(postgres_url)
+    in_use(engine, "0008")
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE embeddings SET vector = :bad WHERE chunk_id = 1"), {"bad": vector})
+        connection.execute(sa.text("UPDATE content_embeddings SET vector = :bad WHERE content_id = 2"), {"bad": vector})
+    upgrade(engine)
+    engine.dispose()
+    with Database.open(postgres_url) as store:
+        with store.begin() as session:
+            content, other = session.get_one(ContentRow, 1), session.get_one(ContentRow, 2)
+            assert (content.state, content.embedded_count, content.failed_count) == (DocumentState.FAILED, 1, 1)
+            assert (other.state, other.embedded_count, other.failed_count) == (DocumentState.FAILED, 1, 0)
+            assert content.reason == other.reason == session.get_one(ChunkRow, 1).error
+        assert found(store) == {"zweiter Teil, größer", "outdated", "whole"}
+        with store.begin() as session:
+            assert retry.retry_documents(session, [1]) == 1
+            assert session.get_one(ContentRow, 1).state == DocumentState.DISCOVERED
 
 
 KILLED = """

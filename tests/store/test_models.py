@@ -25,7 +25,6 @@ from pipeline.store.models import Target
 from pipeline.store.retry import retry_documents
 from pipeline.store.reuse import token_digest
 from pipeline.store.scopes import Scope
-from pipeline.store.search import search, search_active
 from pipeline.store.tables import (
     ChunkRow,
     ContentEmbeddingRow,
@@ -34,6 +33,7 @@ from pipeline.store.tables import (
     EmbeddingRow,
     PendingChunkRow,
 )
+from pipeline.store.view import view_of
 from tests.store import rows
 from tests.store.rows import utc_now
 
@@ -80,9 +80,13 @@ def found(session: Session) -> list[str]:
     """What a search now finds."""
     active = models.active_model(session)
     assert active is not None
-    hits = search_active(session, QUESTION, active.id, 100)
-    assert hits is not None
+    hits = rows.search(session, QUESTION, active.id, 100)
     return sorted(hit.text for hit in hits)
+
+
+def texts(session: Session, target: Target) -> list[str]:
+    """What a search by a model finds."""
+    return sorted(hit.text for hit in rows.search(session, QUESTION, target.model_id, 9))
 
 
 def by_name(session: Session) -> dict[str, ModelInventory]:
@@ -116,7 +120,7 @@ def test_search_stays_with_the_old_model_until_the_new_one_has_made_all(store: D
         assert models.activate_when_complete(session, new)
         assert found(session) == ["a 2", "b 2", "c 2"]
         assert models.count_unsearched(session) == 0
-        assert search_active(session, QUESTION, old.model_id, 9) is None
+        assert not view_of(session, old.model_id).active
         assert [model.name for model in list_inventory(session)] == ["new", "old"]
 
 
@@ -449,11 +453,11 @@ def test_an_edited_document_costs_only_what_was_edited(store: Database) -> None:
         assert make(session, target, ["zero", "one", "three"]) == queue.StoredExtraction(3, 2, [])
         assert queue.backlog(session, None, target) == queue.Backlog(1, 1, 1)
         assert overview.count_chunks(session) == {"total": 3, "embedded": 2}
-        assert sorted(hit.text for hit in search(session, QUESTION, target.model_id, 9)) == ["one", "three", "two"]
+        assert texts(session, target) == ["one", "three", "two"]
     with store.begin() as session:
         (batch,) = rows.embed_all(session, target)
         assert (batch.vectors, len(batch.ended)) == (1, 1)
-        assert sorted(hit.text for hit in search(session, QUESTION, target.model_id, 9)) == ["one", "three", "zero"]
+        assert texts(session, target) == ["one", "three", "zero"]
         (after,) = session.scalars(sa.select(ContentRow.id))
         new = vectors(session, after)
         assert {text: new[text] for text in ("one", "three")} == {text: old[text] for text in ("one", "three")}
@@ -490,7 +494,7 @@ def test_another_recipe_takes_over_what_it_leaves_as_it_is_also_in_a_model_that_
         assert make(session, recut, ["one", "two", "three"]).reused == 2
         rows.embed_all(session, recut)
         assert models.activate_when_complete(session, recut)
-        assert sorted(hit.text for hit in search(session, QUESTION, new.model_id, 9)) == ["one", "three", "two"]
+        assert texts(session, new) == ["one", "three", "two"]
 
 
 def test_a_chunk_that_failed_or_waits_is_not_taken_over(store: Database) -> None:
@@ -589,8 +593,7 @@ def test_a_reader_sees_one_state_of_the_database(store: Database) -> None:
             assert models.activate_when_complete(session, new)
         assert active is not None
         assert active.id == old.model_id
-        hits = search_active(reader, QUESTION, active.id, 9)
-        assert hits is not None
+        hits = rows.search(reader, QUESTION, active.id, 9)
         assert [hit.text for hit in hits] == ["a 1"]
     with store.snapshot() as reader:
         assert found(reader) == ["a 2"]

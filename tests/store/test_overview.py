@@ -8,7 +8,6 @@ import numpy as np
 
 from pipeline.store import library, overview, queue
 from pipeline.store.database import Database
-from pipeline.store.search import search
 from tests.store import rows
 from tests.store.rows import utc_now
 
@@ -35,7 +34,7 @@ def test_a_hit_says_what_kind_of_file_it_is_in(store: Database) -> None:
         rows.register(session, source, target, a="alpha")
         rows.extract_all(session, target)
         rows.embed_all(session, target)
-        hits = search(session, np.full(rows.DIMENSION, 0.5, np.float32), target.model_id, 1)
+        hits = rows.search(session, np.full(rows.DIMENSION, 0.5, np.float32), target.model_id, 1)
     assert [(hit.kind, hit.file, hit.page_first) for hit in hits] == [("pdf", "/docs/a.pdf", 1)]
 
 
@@ -49,7 +48,7 @@ def test_the_header_of_a_table_is_kept_apart_from_a_chunk_s_text(store: Database
         chunks = [found.chunks[0], dataclasses.replace(found.chunks[1], prefix="A | B\n")]
         queue.store_extracted(session, content.content_id, dataclasses.replace(found, chunks=chunks), utc_now())
         rows.embed_all(session, target)
-        hits = search(session, np.full(rows.DIMENSION, 0.5, np.float32), target.model_id, 2)
+        hits = rows.search(session, np.full(rows.DIMENSION, 0.5, np.float32), target.model_id, 2)
         (line,) = overview.list_documents(session)
         view = overview.show_document(session, line.id)
     assert {(hit.prefix, hit.text) for hit in hits} == {("", "one | two\n"), ("A | B\n", "three | four\n")}

@@ -16,9 +16,10 @@ from pipeline.store.models import Target
 from pipeline.store.queue import DOCUMENT, PendingChunk
 from pipeline.store.retry import retry_documents
 from pipeline.store.scopes import Scope
-from pipeline.store.search import search_documents
+from pipeline.store.search import find_documents
 from pipeline.store.stretches import Own, PendingStretch
 from pipeline.store.tables import ChunkRow, ContentEmbeddingRow, ContentRow, PendingChunkRow, PendingStretchRow
+from pipeline.store.view import view_of
 from tests.store import rows
 from tests.store.rows import utc_now
 
@@ -129,7 +130,7 @@ def test_documents_are_searched_by_their_own_vectors(store: Database) -> None:
     with store.begin() as session:
         target, content_id = start(session, WHOLE_TEXT)
         question = np.array([0, 0, 0, 1], np.float32)
-        assert search_documents(session, question, target.model_id, 9) == []
+        assert find_documents(session, question, view_of(session, target.model_id), 9) == []
         rows.embed_all(session, target)
         own = [Own(content_id, rows.vector(3))]
         stretches.store_stretches(session, "run", waiting(session, content_id), [], [], own, utc_now())
@@ -138,12 +139,10 @@ def test_documents_are_searched_by_their_own_vectors(store: Database) -> None:
         rows.extract_all(session, target, ["only"])
         rows.embed_all(session, target)
     with store.snapshot() as session:
-        found = search_documents(session, question, target.model_id, 9)
-        assert found is not None
+        found = find_documents(session, question, view_of(session, target.model_id), 9)
         assert [(hit.file, list(hit.also), hit.method, hit.score) for hit in found] == [
             ("/docs/a.pdf", ["/docs/b.pdf"], "model", 1.0), ("/docs/c.pdf", [], "model", 0.0),
         ]  # fmt: skip
-        assert search_documents(session, question, target.model_id + 1, 9) is None
 
 
 def test_a_stretch_stored_twice_counts_once(store: Database) -> None:

@@ -1,0 +1,43 @@
+"""Exact search by numpy, over vectors that are read in blocks, so that memory does not grow with the index."""
+
+from __future__ import annotations
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from pipeline.core.vectors import TopK, from_blobs, similarities
+from pipeline.store.tables import ChunkRow, ContentEmbeddingRow, EmbeddingRow
+from pipeline.store.view import View, searched_contents
+
+BLOCK = 4096
+
+
+def nearest_chunks(session: Session, question: NDArray[np.float32], view: View, k: int) -> list[tuple[int, float]]:
+    """As `nearest.nearest_chunks`."""
+    rows = session.execute(
+        sa.select(EmbeddingRow.chunk_id, EmbeddingRow.vector)
+        .join(ChunkRow, ChunkRow.id == EmbeddingRow.chunk_id)
+        .where(ChunkRow.content_id.in_(searched_contents(view)))
+        .execution_options(yield_per=BLOCK)
+    )
+    return _nearest(rows, question, k)
+
+
+def nearest_documents(session: Session, question: NDArray[np.float32], view: View, k: int) -> list[tuple[int, float]]:
+    """As `nearest.nearest_documents`."""
+    rows = session.execute(
+        sa.select(ContentEmbeddingRow.content_id, ContentEmbeddingRow.vector)
+        .where(ContentEmbeddingRow.content_id.in_(searched_contents(view)))
+        .execution_options(yield_per=BLOCK)
+    )
+    return _nearest(rows, question, k)
+
+
+def _nearest(rows: sa.Result[int, bytes], question: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
+    best = TopK(k)
+    for block in rows.partitions():
+        vectors = from_blobs([vector for _, vector in block], len(question))
+        best.add(np.asarray([row_id for row_id, _ in block], np.int64), similarities(vectors, question))
+    return best.result()

@@ -1,0 +1,122 @@
+"""The tables of vectors on SQLite, and what is read of them, as arrays."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import InstrumentedAttribute
+
+from pipeline.core.errors import StoreError
+from pipeline.core.vectors import TopK, from_blobs, similarities
+from pipeline.store.tables import ChunkRow, ContentEmbeddingRow, ContentRow, EmbeddingRow
+from pipeline.store.view import View, listed_ids, searched_contents
+
+BLOCK = 4096
+BROKEN = "a vector in the database is broken ({}): `python -m pipeline verify --repair` makes it anew"
+
+Conditions = Sequence[sa.ColumnElement[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """A table of vectors of `dimension` numbers, and which of its rows are in view.
+
+    about: conditions that let a few more through, and take less to find out; None where there are none.
+    """
+
+    row_id: InstrumentedAttribute[int]
+    vector: InstrumentedAttribute[bytes]
+    dimension: int
+    in_view: Conditions = field(repr=False)
+    about: Conditions | None = field(default=None, repr=False)
+
+    def rows(self) -> sa.Select[int, bytes]:
+        """The ids and vectors that are in view."""
+        return sa.select(self.row_id, self.vector).where(*self.in_view)
+
+
+def chunks(view: View) -> Shelf:
+    """The vectors of chunks."""
+    mine, seen = EmbeddingRow.model_id == view.model_id, EmbeddingRow.content_id.in_(searched_contents(view))
+    about = (mine,) if view.active and view.filter.wants_all else None
+    return Shelf(EmbeddingRow.chunk_id, EmbeddingRow.vector, view.dimension, (mine, seen), about)
+
+
+def chunks_by_contents(view: View) -> Shelf:
+    """The same, found by what is in view and not by a look at every row."""
+    listed = sa.select(ChunkRow.id).where(ChunkRow.content_id.in_(searched_contents(view)))
+    return Shelf(EmbeddingRow.chunk_id, EmbeddingRow.vector, view.dimension, (EmbeddingRow.chunk_id.in_(listed),))
+
+
+def seen_chunks(view: View, chunk_ids: NDArray[np.int64]) -> sa.Select[int]:
+    """Those of these chunks that are in view, of which they have to be few."""
+    some = EmbeddingRow.chunk_id.in_(listed(chunk_ids))
+    contents = ContentRow.id.in_(sa.select(EmbeddingRow.content_id).where(some))
+    seen = EmbeddingRow.content_id.in_(searched_contents(view).where(contents))
+    return sa.select(EmbeddingRow.chunk_id).where(some, EmbeddingRow.model_id == view.model_id, seen)
+
+
+def documents(view: View) -> Shelf:
+    """The vectors of documents, by their contents."""
+    own = ContentEmbeddingRow.content_id
+    return Shelf(own, ContentEmbeddingRow.vector, view.dimension, (own.in_(searched_contents(view)),))
+
+
+def compare(connection: Connection, rows: sa.Select[int, bytes], question: NDArray[np.float32], best: TopK) -> None:
+    """Take rows of ids and vectors in, some thousand at a time.
+
+    Raises:
+        StoreError: a vector is none.
+    """
+    with closing(raw(connection, rows)) as read:
+        for some in read:
+            ids = np.fromiter((row[0] for row in some), np.int64, len(some))
+            try:
+                best.add(ids, similarities(from_blobs([row[1] for row in some], len(question)), question))
+            except ValueError as error:
+                raise StoreError(BROKEN.format(error)) from error
+
+
+def raw(connection: Connection, rows: sa.Executable) -> Generator[Sequence[tuple[Any, ...]]]:
+    """Rows as the driver gives them: for millions of them, objects that know their columns take most of the time.
+
+    Raises:
+        StoreError: sqlite-vec met a vector that is none.
+    """
+    try:
+        with connection.execute(rows) as result:
+            cursor = result.cursor
+            while cursor is not None:
+                try:
+                    some = cursor.fetchmany(BLOCK)
+                except sqlite3.Error as error:
+                    raise DBAPIError(str(rows), None, error) from error
+                if not some:
+                    return
+                yield some
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.OperationalError) and "vector" in str(error.orig).lower():
+            raise StoreError(BROKEN.format(error.orig)) from error
+        raise
+
+
+def listed(ids: NDArray[np.int64]) -> sa.Select[int]:
+    """Numbers as a table, in one parameter."""
+    return listed_ids(json.dumps(ids.tolist()))
+
+
+def bounds(connection: Connection, row_id: InstrumentedAttribute[int]) -> tuple[int, int]:
+    """The first and the last id of a table; 1 and 0 where it is empty."""
+    # One query for both would look at every row.
+    first, last = (connection.scalar(sa.select(end(row_id))) for end in (sa.func.min, sa.func.max))
+    return (1, 0) if first is None or last is None else (first, last)
