@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -463,6 +464,13 @@ def test_search_uses_the_old_model_until_all_is_embedded_by_the_new(host: Host) 
     assert status["model"]["path"] == str(MODEL)
     assert [(model["path"], model["waiting"]) for model in status["next_models"]] == [(str(other), 1)]
     assert "1 of 2 documents embedded; search moves over to it once all are" in host.run("status").stdout
+
+
+def test_what_is_to_be_typed_next_names_the_database_of_the_run(host: Host) -> None:
+    path = add(host, "one.pdf")
+    elsewhere = f"sqlite:///{host.data_dir / 'small.db'}"
+    said = host.run("run-now", str(path), "--database", elsewhere).stdout
+    assert f'search --database {shlex.quote(elsewhere)} "what you want to know"' in said
 
 
 def test_documents_of_any_name_are_listed_on_a_line_retried_and_forgotten(host: Host) -> None:

@@ -74,7 +74,9 @@ def find_accelerator(root: Path = Path("/"), nvml: Any = None) -> Accelerator | 
             nvml = importlib.import_module("pynvml")
         except ImportError:
             if gpu_vendor(root) == "nvidia":
-                log.warning("There is an NVIDIA GPU, and its memory cannot be read: install nightshift[nvidia]")
+                log.warning(
+                    "There is an NVIDIA GPU, and its memory cannot be read: .venv/bin/pip install -e '.[nvidia]'"
+                )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if nvml is not None and (nvidia := NvidiaAccelerator.find(nvml, visible)) is not None:
         return nvidia

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.backends.models import ModelFile
     from pipeline.backends.options import EmbeddingOptions
+    from pipeline.backends.orphans import ChildRegistry
 
 log = structlog.get_logger(__name__)
 
@@ -55,10 +56,11 @@ class BackendInfo:
 class EmbeddingBackend(ServerEmbedder):
     """One embedding model behind our own server; an async context manager.
 
-    model: a GGUF or a Hugging Face model directory. log_dir: where `embedding.log` goes. command: what
-    is run, before the options; None is our server for such a model. start_stall: seconds without a
-    sign of life after which a start has failed. stop_grace: seconds between SIGTERM and SIGKILL.
-    start_backoff: seconds before the second start in a row, doubled for the third.
+    model: a GGUF or a Hugging Face model directory. log_dir: where `<name>.log` goes. command: what
+    is run, before the options; None is our server for such a model. registry: notes the child, so that a
+    later process finds one that this one left. start_stall: seconds without a sign of life after which a
+    start has failed. stop_grace: seconds between SIGTERM and SIGKILL. start_backoff: seconds before the
+    second start in a row, doubled for the third.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class EmbeddingBackend(ServerEmbedder):
         model: ModelFile,
         log_dir: Path,
         *,
+        name: str = "embedding",
         command: Sequence[str] | None = None,
+        registry: ChildRegistry | None = None,
         start_stall: float | None = None,
         stop_grace: float = 10.0,
         start_backoff: float = 1.0,
@@ -82,6 +86,8 @@ class EmbeddingBackend(ServerEmbedder):
             options,
             model,
             log_dir,
+            name=name,
+            registry=registry,
             programs=Programs() if command is None else Programs(own=command, torch=command),
             start_stall=start_stall,
             stop_grace=stop_grace,

@@ -113,7 +113,7 @@ def choose_backend(
             return "sentence-transformers"
         raise ModelError(
             "a Hugging Face model directory is served by sentence-transformers:"
-            " `pip install nightshift[torch]`, or give a GGUF file of the model instead"
+            " `.venv/bin/pip install -e '.[torch]'`, or give a GGUF file of the model instead"
         )
     if model_is_directory:
         if gpu == "nvidia" and vllm:

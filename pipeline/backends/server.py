@@ -47,10 +47,11 @@ LAST_WORDS_SECONDS = 1.0
 class ModelServer(Served):
     """A model behind a child process on a loopback port.
 
-    log_dir: where `<slot>.log` goes. gpu: the maker of the GPU, for what differs by it. registry:
-    notes the children, so that a later process finds those that this one left. start_stall: seconds
-    without a sign of life after which a start has failed; None is the kind's own. stop_grace:
-    seconds between SIGTERM and SIGKILL. second_chance: start it with safe settings after a native crash.
+    log_dir: where `<name>.log` goes. name: the slot's, unless two fill one. gpu: the maker of the GPU, for
+    what differs by it. registry: notes the children, so that a later process finds those that this one
+    left. start_stall: seconds without a sign of life after which a start has failed; None is the kind's own.
+    stop_grace: seconds between SIGTERM and SIGKILL. second_chance: start it with safe settings after a
+    native crash.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ModelServer(Served):
         model: ModelFile,
         log_dir: Path,
         *,
+        name: str | None = None,
         gpu: Gpu = None,
         programs: Programs = Programs(),  # noqa: B008  frozen
         registry: ChildRegistry | None = None,
@@ -74,8 +76,8 @@ class ModelServer(Served):
         self._second_chance = second_chance
         self._options = options
         self._model = model
-        self._log_path = log_dir / f"{slot.value}.log"
-        self._name = f"the {slot.value} server"
+        self._log_path = log_dir / f"{name or slot.value}.log"
+        self._name = f"the {name or slot.value} server"
         self._gpu = gpu
         self._programs = programs
         self._registry = registry

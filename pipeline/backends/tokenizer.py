@@ -47,7 +47,7 @@ class DirectoryTokenizer:
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise ModelError(f"{path} is a model directory: install nightshift[torch] to use it") from error
+            raise ModelError(f"{path} is a model directory: .venv/bin/pip install -e '.[torch]' to use it") from error
         file = path / "tokenizer.json"
         if not file.is_file():
             raise ModelError(f"{path} has no tokenizer.json: save the model's fast tokenizer there, with transformers")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,10 +29,12 @@ documents_app = typer.Typer(help="The documents: list them, show one, send back 
 models_app = typer.Typer(help="The models that made vectors, and the one that search uses.", rich_markup_mode=None)
 jobs_app = typer.Typer(help="The jobs: when the host is for what.", rich_markup_mode=None)
 db_app = typer.Typer(help="The database's tables.", no_args_is_help=True, rich_markup_mode=None)
+mirror_app = typer.Typer(help="Qdrant beside the database: what it holds and what it is owed.", rich_markup_mode=None)
 app.add_typer(documents_app, name="documents")
 app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(db_app, name="db")
+app.add_typer(mirror_app, name="mirror")
 
 DatabaseOption = Annotated[str | None, typer.Option("--database", metavar="URL", help=DATABASE_HELP)]
 JsonOption = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
@@ -45,6 +49,9 @@ StateOption = Annotated[
 MODEL_HELP = "Its name, its file's name, or the start of its fingerprint."
 LimitOption = Annotated[int | None, typer.Option("-n", "--limit", metavar="N", min=1, help="At most so many.")]
 
+_LIKE_A_QUESTION = re.compile(r"-(?!-|k\d*$|h$).")
+"""Begins with one dash, as a word does that is not wanted, and is no option of `search`."""
+
 _INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
@@ -58,6 +65,7 @@ def run() -> int:
         code = app(prog_name=program(), standalone_mode=False) or 0
         sys.stdout.flush()
     except _Misused as error:
+        error.message += _how_to_ask(sys.argv[1:])
         error.show()
         if "--json" in sys.argv:
             print_error(error.format_message())
@@ -76,6 +84,13 @@ def run() -> int:
         complain("stopped")
         return EXIT_STOPPED
     return int(code)
+
+
+def _how_to_ask(arguments: list[str]) -> str:
+    """What to say besides of a question that was taken for options."""
+    if arguments[:1] != ["search"] or not any(_LIKE_A_QUESTION.match(argument) for argument in arguments):
+        return ""
+    return '. To look for a text that begins with a dash, put it last, after `--`: search -k 3 -- "-word and more"'
 
 
 def _output_is_full(error: OSError) -> int:
@@ -305,22 +320,180 @@ def tune(
 def search(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for, in your own words.")],
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=1000, help="How many results.")] = 5,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by", metavar="RANKING", help="vector (the meaning), text (the words) or fused (both; the default)."
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="PATH", help="Only what lies in this folder or file. May be repeated."),
+    ] = None,
+    path: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--path", metavar="GLOB", help='Only files that match, as in .gitignore: "2026/*.pdf". May be repeated.'
+        ),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--type", metavar="TYPE", help="Only pdf, docx or text. May be repeated.")
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="Only files changed then or later: 2026-01-31, or 7d for seven days ago."),
+    ] = None,
+    before: Annotated[str | None, typer.Option(metavar="DATE", help="Only files changed before that.")] = None,
+    per_document: Annotated[
+        int | None, typer.Option("--per-document", metavar="N", min=1, help="At most N passages of one document.")
+    ] = None,
     documents: Annotated[
         bool, typer.Option("--documents", help="Find whole documents, by their own vectors, instead of passages.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help=f"By another model of the index. {MODEL_HELP}")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say how each result came to its place.")] = False,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the passages that answer best, by what they mean and by the words that are in them.
+
+    "Words in quotation marks" are looked for as they stand, and a -word is one that is not wanted.
+    Where TEXT begins with a dash, put it last, after two of them: search -k 3 -- "-word and more"
+    A link to the page is in --json (`link`), and behind the file's name on a terminal that shows links.
+    """
+    from pipeline.cli import search as command
+    from pipeline.runner.searching import Asked
+
+    asked = Asked(
+        text,
+        k,
+        by=by,
+        source=source or (),
+        path=path or (),
+        type=kind or (),
+        after=after,
+        before=before,
+        per_document=per_document,
+        model=model,
+        explain=explain,
+        documents=documents,
+    )
+    command.search_command(asked, database, as_json=as_json)
+
+
+@app.command("verify")
+def verify(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATH", help="Files or folders whose files are compared. Without one: all sources."),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what disagrees. Nobody else may be at work meanwhile.")
+    ] = False,
+    hash_all: Annotated[
+        bool, typer.Option("--hash", help="Read every file, not only those that changed and a sample of the others.")
+    ] = False,
+    sample: Annotated[
+        int,
+        typer.Option("--sample", metavar="N", min=0, help="Vectors that are computed again, and files that are read."),
+    ] = 32,
+    no_embed: Annotated[bool, typer.Option("--no-embed", help="Compute no vectors again: no model is needed.")] = False,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="With --repair: leave to a later run what only a run can mend.")
     ] = False,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the passages nearest in meaning.
+    """Prove that files, rows and vectors agree; print each disagreement, and with --repair mend it.
 
-    A link to the page is in --json (`link`), and behind the file's name on a terminal that shows links.
+    Exit codes: 0 all agree, 1 something does not, or could not be looked at.
     """
-    from pipeline.cli import search as command
+    from pipeline.cli import verify as command
 
-    if documents:
-        command.search_documents_command(text, k, database, as_json=as_json)
-    else:
-        command.search_command(text, k, database, as_json=as_json)
+    command.verify_command(
+        paths,
+        database,
+        mend=repair,
+        hash_all=hash_all,
+        sample=sample,
+        embed=not no_embed,
+        run=not no_run,
+        as_json=as_json,
+    )
+
+
+@app.command("eval")
+def evaluate(
+    queries: Annotated[
+        Path, typer.Argument(metavar="QUERIES.jsonl", help="Questions with the files and pages that answer them.")
+    ],
+    k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=1000, help="How many results count.")] = 10,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", metavar="RANKING", help="Only vector, text or fused. May be repeated.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help=f"Another model of the index. {MODEL_HELP}")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="MODEL", help="A second model, to be compared with.")
+    ] = None,
+    against_database: Annotated[
+        str | None, typer.Option("--against-database", metavar="URL", help="A second database, to be compared with.")
+    ] = None,
+    misses: Annotated[bool, typer.Option("--misses", help="List the questions that were not answered.")] = False,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How good search is, by questions whose answers are known: recall, MRR and nDCG of each ranking.
+
+    With --against or --against-database two models or two indexes side by side.
+    """
+    from pipeline.cli import evaluate as command
+
+    command.eval_command(
+        queries,
+        k=k,
+        by=by or [],
+        database=database,
+        model=model,
+        against=against,
+        against_database=against_database,
+        misses=misses,
+        as_json=as_json,
+    )
+
+
+@app.command("export")
+def export(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A folder to be made.")],
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help=f"Only what this model made. {MODEL_HELP}")
+    ] = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write documents, chunks and vectors as Parquet files, for other tools or another database."""
+    from pipeline.cli import exchange
+
+    exchange.export_command(folder, model, database, as_json=as_json)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="What `export` made.")],
+    roots: Annotated[
+        list[str] | None,
+        typer.Option("--root", metavar="OLD=NEW", help="Where a folder of documents lies here. May be repeated."),
+    ] = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take over what `export` wrote, without embedding anything again. To do it again goes on where it stopped."""
+    from pipeline.cli import exchange
+
+    exchange.import_command(folder, roots or [], database, as_json=as_json)
 
 
 @app.command()
@@ -454,12 +627,95 @@ def models_prune(
     models.prune_command(name, database, yes=yes, as_json=as_json)
 
 
+@mirror_app.callback(invoke_without_command=True)
+def _mirror(context: typer.Context, database: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    if context.invoked_subcommand is None:
+        from pipeline.cli import mirror
+
+        mirror.show_command(database, as_json=as_json)
+    elif database or as_json:
+        message = f"put the options after the command: mirror {context.invoked_subcommand} ..."
+        raise typer.BadParameter(message)
+
+
+@mirror_app.command("sync")
+def mirror_sync(
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it delivers.")] = False,
+) -> None:
+    """Deliver to Qdrant all that it is owed, now. Runs and the daemon do so by themselves.
+
+    Exit code 1 where something is left.
+    """
+    from pipeline.cli import mirror
+
+    mirror.sync_command(database, as_json=as_json, quiet=quiet)
+
+
+@mirror_app.command("forget")
+def mirror_forget(
+    drop: Annotated[bool, typer.Option("--drop", help="Delete Nightshift's collections there as well.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Owe Qdrant nothing any more, where it is not wanted any longer."""
+    from pipeline.cli import mirror
+
+    mirror.forget_command(database, drop=drop, yes=yes, as_json=as_json)
+
+
 @db_app.command("upgrade")
 def db_upgrade(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
     """Bring the tables up to this version, and make them in an empty database."""
     from pipeline.cli import db
 
     db.upgrade_command(database, as_json=as_json)
+
+
+@db_app.command("index")
+def db_index(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    """Build what vectors are searched quickly by, now, for every model: PostgreSQL's indexes, or copies beside SQLite.
+
+    Runs do this by themselves where it is worth it. Searches and runs go on meanwhile.
+    """
+    from pipeline.cli import db
+
+    db.index_command(database, as_json=as_json)
+
+
+@db_app.command("backup")
+def db_backup(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; an earlier backup of that name is replaced.")],
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write all that the database holds into FILE, whatever runs meanwhile.
+
+    PostgreSQL's is written by pg_dump, which has to be on PATH.
+    """
+    from pipeline.cli import db
+
+    db.backup_command(file, database, as_json=as_json)
+
+
+@db_app.command("restore")
+def db_restore(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What `db backup` wrote.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where the database holds documents. SQLite's file is kept beside it.")
+    ] = False,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a backup in the place of the database. Nothing else may be at work meanwhile.
+
+    All of it is there afterwards, or all of what was there before.
+    """
+    from pipeline.cli import db
+
+    db.restore_command(file, database, force=force, as_json=as_json)
 
 
 @db_app.command("revision")

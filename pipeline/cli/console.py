@@ -95,7 +95,11 @@ def set_up_logs(level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # A traceback with the values of variables would print keys and documents, at length.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         # Looked up at each line: a live view puts itself in place of sys.stderr to print above itself.
@@ -112,7 +116,7 @@ def open_store(database: str | None) -> Iterator[tuple[LoadedSettings, Database]
     none is made.
     """
     loaded = load_settings({"database_url": database})
-    with existing_or_empty(loaded.settings.database_url) as url, Database.open(url) as store:
+    with existing_or_empty(loaded.settings.database_url) as url, Database.open(url, loaded.settings.node) as store:
         yield loaded, store
 
 

@@ -63,7 +63,7 @@ def hand_over(
         }
         print_json(said | ({"error": said["errors"][0]} if said["errors"] else {}))
     elif not quiet and result is not None:
-        for line in lines(RunReport.from_json(result), None):
+        for line in lines(RunReport.from_json(result)):
             for part in as_called(line).splitlines():
                 out().print(printable(part), soft_wrap=True, markup=False)
     elif not quiet:

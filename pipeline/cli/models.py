@@ -19,6 +19,7 @@ from pipeline.core.errors import RunInProgress, UsageError
 from pipeline.settings import Settings
 from pipeline.store import pruning, runs
 from pipeline.store.database import Database
+from pipeline.store.hnsw import Tending
 from pipeline.store.inventory import ModelInventory, find_model, list_inventory, short_fingerprint, use_model
 from pipeline.store.pruning import Pruned
 
@@ -67,6 +68,7 @@ def prune_command(name: str | None, database: str | None, *, yes: bool, as_json:
         if unwanted and not yes and not confirmed(_question(unwanted)):
             raise typer.Abort
         pruned = [(model, _prune(store, model)) for model in unwanted]
+        Tending(store.engine, drops_only=True).run()
         with store.snapshot() as session:
             free = pruning.reclaimable(session)
         address = store.engine.url.render_as_string(hide_password=False)
@@ -106,11 +108,12 @@ def _unwanted(store: Database, name: str | None) -> list[ModelInventory]:
 
 
 def _nobody_builds(store: Database) -> None:
-    """Raises RunInProgress where a run is at work, which may be making what is to be deleted."""
+    """Raises RunInProgress where a run is at work, on any host, which may be making what is to be deleted."""
     with store.snapshot() as session:
-        run = next(iter(runs.latest_runs(session)), None)
-    if run is not None and run.state == "running" and not died(run):
-        raise RunInProgress(f"run {run.id} (pid {run.process.pid} on {run.process.host})")
+        at_work = runs.living_runs(session)
+    for run in at_work:
+        if not died(run, store.host):
+            raise RunInProgress(f"run {run.id} (pid {run.process.pid} on {run.process.host})")
 
 
 def _question(models: Sequence[ModelInventory]) -> str:

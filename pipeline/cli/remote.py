@@ -23,9 +23,9 @@ class DaemonClient:
         """End its connections."""
         self._client.close()
 
-    def get(self, path: str) -> Any:
-        """The answer's JSON."""
-        return self._ask("GET", path, None, 30.0)
+    def get(self, path: str, *, patience: float = 30.0) -> Any:
+        """The answer's JSON, waited for at most so many seconds."""
+        return self._ask("GET", path, None, patience)
 
     def post(self, path: str, body: Any = None, *, patience: float = 30.0) -> Any:
         """The answer's JSON, waited for at most so many seconds."""
@@ -37,11 +37,15 @@ class DaemonClient:
 
     def _ask(self, method: str, path: str, body: Any, patience: float) -> Any:
         try:
-            answer = self._client.request(method, path, json=body, timeout=httpx.Timeout(30.0, read=patience))
+            answer = self._client.request(
+                method, path, json=body, timeout=httpx.Timeout(min(30.0, patience), read=patience)
+            )
         except httpx.TimeoutException as error:
             raise BackendTimeout(f"the daemon at {self.url} did not answer in {patience:g} s") from error
         except httpx.TransportError as error:
             raise BackendRefused(0, f"the daemon at {self.url} cannot be reached: {error}") from error
+        except httpx.InvalidURL as error:
+            raise UsageError(f"that is more than a daemon can be asked for: {error}") from error
         if answer.is_success:
             return answer.json() if answer.content else None
         try:

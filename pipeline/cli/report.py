@@ -23,8 +23,13 @@ _WELL = ("total", "embedded")
 WHY = "python -m pipeline documents --state failed --state empty --state encrypted"
 
 
-def lines(report: RunReport, model_option: str | None) -> Iterator[str]:
-    """The report, line by line. model_option: what `--model` was given, so that what is to be typed repeats it."""
+def lines(report: RunReport, *, model: str | None = None, database: str | None = None) -> Iterator[str]:
+    """The report, line by line. model, database: what these options were given, so that what is to be typed repeats it.
+
+    A password in `database` is printed as it is: leave it out.
+    """
+    here = "" if database is None else f" --database {shlex.quote(database)}"
+    again = ("" if model is None else f" --model {shlex.quote(model)}") + here
     yield from _outcome(report)
     yield from _found(asdict(report.changes))
     if report.chunks_embedded:
@@ -34,13 +39,14 @@ def lines(report: RunReport, model_option: str | None) -> Iterator[str]:
             yield _engine(report.engine)
     elif report.reads_only:
         read = f"{counted(report.documents_read, 'document')} with {counted(report.pages_read, 'page')}"
-        yield f"This run read {read} in {duration(report.seconds)}; `python -m pipeline run-now` embeds what was read."
+        embeds = f"`python -m pipeline run-now{again}` embeds what was read"
+        yield f"This run read {read} in {duration(report.seconds)}; {embeds}."
     elif report.outcome == "complete":
         yield "Nothing new to embed."
     if report.chunks_reused:
         yield f"{counted(report.chunks_reused, 'chunk')} had a vector from before."
-    yield from _failing(report)
-    yield from _next(report, "" if model_option is None else f" --model {shlex.quote(model_option)}")
+    yield from _failing(report, here)
+    yield from _next(report, again, here)
 
 
 def _found(changes: Mapping[str, int]) -> Iterator[str]:
@@ -104,7 +110,7 @@ def _outcome(report: RunReport) -> Iterator[str]:
         yield f"{'Complete' if report.outcome == 'complete' else 'Stopped before the end'}: {count}"
 
 
-def _failing(report: RunReport) -> Iterator[str]:
+def _failing(report: RunReport, here: str) -> Iterator[str]:
     total = sum(report.documents[state.value] for state in FAILING)
     if not report.failing:
         return
@@ -114,30 +120,42 @@ def _failing(report: RunReport) -> Iterator[str]:
     for line in report.failing[:FAILING_SHOWN]:
         yield f"  {line.file}: {failure(line)}"
     if total > FAILING_SHOWN:
-        yield f"  and {total - FAILING_SHOWN:,} more: `{WHY}`"
+        yield f"  and {total - FAILING_SHOWN:,} more: `{WHY}{here}`"
 
 
-def _next(report: RunReport, model_option: str) -> Iterator[str]:
+def _owed(mirror: Mapping[str, Any], here: str) -> str:
+    """What Qdrant does not hold yet, and how it comes to."""
+    why = f" ({mirror['error']})" if mirror["error"] else ""
+    later = f"`python -m pipeline mirror sync{here}` delivers it now, the next run or the daemon later"
+    return f"Qdrant is still owed {counted(mirror['owed'], 'document')}{why}: {later}."
+
+
+def _next(report: RunReport, again: str, here: str) -> Iterator[str]:
+    """What is to be done. again, here: the options that `run-now`, and that any other command, is to be given anew."""
     yield from _unsettled(report.unsettled)
     yield from _not_looked_at(report.not_looked_at)
+    for host, documents in report.others.items():
+        yield f"Still at work: {host}, on {counted(documents, 'document')} of these."
+    if report.mirror and report.mirror["owed"]:
+        yield _owed(report.mirror, here)
     if report.waiting_elsewhere:
         others = counted(report.waiting_elsewhere, "other document")
-        yield f"Left: {others}; `python -m pipeline run-now{model_option}` without a path goes on with all."
+        yield f"Left: {others}; `python -m pipeline run-now{again}` without a path goes on with all."
     model, searched = report.model, report.searched_with
     if model and searched and model.set_aside:
         yield (
             f"Search stays with {named(searched)}, as it was told to: what {named(model)} makes is not found until "
-            "`python -m pipeline models use` moves it back."
+            f"`python -m pipeline models use{here}` moves it back."
         )
     elif model and searched and not model.active:
         moves = "when a run of all completes"
         if model.waiting:
             moves = (
                 f"once all documents are embedded by {named(model)}: {model.waiting:,} wait, and "
-                f"`python -m pipeline run-now{model_option}` without a path takes them up"
+                f"`python -m pipeline run-now{again}` without a path takes them up"
             )
         yield f"Search still uses {named(searched)}, and moves over {moves}."
     elif report.outcome == "complete" and report.documents["embedded"] and not report.reads_only:
-        yield 'Try: python -m pipeline search "what you want to know"'
+        yield f'Try: python -m pipeline search{here} "what you want to know"'
     if report.outcome == "stopped":
         yield "Nothing is lost: run the same command again to go on."

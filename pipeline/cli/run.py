@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -14,7 +13,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import typer
 
 from pipeline.cli import report as words
@@ -28,11 +26,12 @@ from pipeline.ingest.progress import Progress
 from pipeline.ingest.work import utc_now
 from pipeline.runner import RunReport, run_now
 from pipeline.runner.ownership import own_host
+from pipeline.runner.untold import this_process
 from pipeline.scheduler.jobs import load_jobs
 from pipeline.settings import LoadedSettings, Settings
+from pipeline.settings.description import mask_password
 from pipeline.store import runs
 from pipeline.store.database import Database
-from pipeline.store.runs import Process
 
 UPDATES_PER_SECOND = 4
 LAST_WORD_SECONDS = 0.5
@@ -61,7 +60,10 @@ def run_command(
         daemon = running_daemon(loaded.settings)
         if daemon is not None:
             if database or model:
-                raise UsageError("a daemon runs on this host, and its run uses its own database and model")
+                raise UsageError(
+                    f"the daemon at {daemon.url} does the run, by its own database and model: leave --database and "
+                    "--model out, or stop the daemon first"
+                )
             hand_over(
                 daemon,
                 loaded,
@@ -84,7 +86,7 @@ def run_command(
         print_json(report.as_json() | ({"error": report.errors[0]} if report.errors else {}))
     elif not quiet:
         console = out()
-        for line in words.lines(report, model):
+        for line in words.lines(report, model=model, database=mask_password(database) if database else None):
             for part in as_called(line).splitlines():
                 console.print(printable(part, console.encoding), soft_wrap=True, markup=False)
     if quiet or as_json:
@@ -157,7 +159,7 @@ def _stop_on_signals(settings: Settings, stop: asyncio.Event, view: View, say: C
     def asked() -> None:
         if stop.is_set():
             # At once: every commit is whole, and the children end when their pipes to this process close.
-            _last_word(settings.database_url)
+            _last_word(settings)
             view.__exit__(None, None, None)
             sys.stderr.write("nightshift: stopped at once; the next run goes on from the last stored batch\n")
             sys.stderr.flush()
@@ -170,13 +172,16 @@ def _stop_on_signals(settings: Settings, stop: asyncio.Event, view: View, say: C
         loop.add_signal_handler(number, asked)
 
 
-def _last_word(database_url: str) -> None:
+def _last_word(settings: Settings) -> None:
     """Note that this run was stopped, so that nobody takes it for dead; where that is not quick, leave it."""
 
     def write() -> None:
-        me = Process(socket.gethostname(), os.getpid(), psutil.Process().create_time())
-        with suppress(NightshiftError), Database.open(database_url) as store, store.begin() as session:
-            runs.stop_at_once(session, me, utc_now())
+        with (
+            suppress(NightshiftError),
+            Database.open(settings.database_url, settings.node) as store,
+            store.begin() as session,
+        ):
+            runs.stop_at_once(session, this_process(store.host), utc_now())
 
     writing = threading.Thread(target=write, name="last-word", daemon=True)
     writing.start()

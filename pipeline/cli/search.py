@@ -1,179 +1,155 @@
-"""`search`: the passages nearest in meaning to a question."""
+"""`search`: the passages that answer a question best, or whole documents."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import datetime as dt
+import os
 import re
-from collections.abc import Callable, Sequence
-from http import HTTPStatus
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from rich.console import Console
+from rich.text import Text
 
-from pipeline.cli.console import errors_explained, not_there_yet, open_store, out, print_json
+from pipeline.cli.asking import ask_daemon, gpu_is_ours
+from pipeline.cli.console import complain, errors_explained, not_there_yet, open_store, out, print_json
 from pipeline.cli.documents import pages
 from pipeline.cli.view import printable
 from pipeline.cli.words import as_called
-from pipeline.core.errors import BackendRefused, UsageError
-from pipeline.ingest.links import link_to
+from pipeline.core.fusion import RRF_K, By
+from pipeline.ingest.names import stored_name
+from pipeline.runner.mirroring import beside
 from pipeline.runner.question import embed_question
-from pipeline.settings import Settings
-from pipeline.store import models
+from pipeline.runner.searching import Asked, answer, with_zones
+from pipeline.settings import LoadedSettings
 from pipeline.store.database import Database
-from pipeline.store.models import StoredModel
-from pipeline.store.search import DocumentHit, Hit, search_active, search_documents
 
-Found = TypeVar("Found")
-
-EXCERPT = 400
-"""Characters of each passage on a terminal; --json gives it whole."""
+Json = Mapping[str, Any]
 
 
-def search_command(text: str, k: int, database: str | None, *, as_json: bool) -> None:
-    """Search, and print what was found."""
-    model, hits, nothing = _ask(text, k, database, search_active, as_json=as_json)
-    if as_json:
-        print_json(_as_json(text, model, hits))
-    else:
-        _say(hits, nothing)
-
-
-def search_documents_command(text: str, k: int, database: str | None, *, as_json: bool) -> None:
-    """Search for whole documents, and print what was found."""
-    model, hits, nothing = _ask(text, k, database, search_documents, as_json=as_json)
-    if as_json:
-        found = [
-            {
-                "rank": rank,
-                "score": round(hit.score, 6),
-                "file": hit.file,
-                "also": list(hit.also),
-                "title": hit.title,
-                "link": link_to(hit.file, hit.kind, None),
-                "pages": hit.page_count,
-                "method": hit.method,
-            }
-            for rank, hit in enumerate(hits, start=1)
-        ]
-        print_json({"query": text, "model": model.name if model else None, "results": found})
-    else:
-        _say_documents(hits, nothing)
-
-
-def _say_documents(hits: Sequence[DocumentHit], nothing: str) -> None:
-    console = out()
-
-    def line(text: str, style: str = "") -> None:
-        console.print(printable(text), soft_wrap=True, markup=False, style=style)
-
-    if not hits:
-        line(nothing)
-    for rank, hit in enumerate(hits, start=1):
-        line(f"{rank}. {hit.score:.3f}  {hit.file}", f"bold link {link_to(hit.file, hit.kind, None)}")
-        if hit.title:
-            line(f"   {hit.title}")
-        for other in hit.also:
-            line(f"   also {other}")
-
-
-def _ask(
-    text: str,
-    k: int,
-    database: str | None,
-    find: Callable[[Any, NDArray[np.float32], int, int], list[Found] | None],
-    *,
-    as_json: bool,
-) -> tuple[StoredModel | None, list[Found], str]:
-    """What is found, by which model, and what to say where that is nothing."""
+def search_command(asked: Asked, database: str | None, *, as_json: bool) -> None:
+    """Search, and print what was found. Sources are as a person types them."""
     with errors_explained(as_json=as_json), open_store(database) as (loaded, store):
-        if not text.strip():
-            raise UsageError("there is nothing to look for")
-        nothing = not_there_yet(loaded) or as_called(
-            "Nothing is in the index yet: `python -m pipeline run-now` fills it."
-        )
-        return *_search(loaded.settings, store, text, k, find), nothing
+        asked = with_zones(asked, dt.datetime.now().astimezone())
+        asked = dataclasses.replace(asked, source=[_absolute(source) for source in asked.source])
+        said = _answer(loaded, store, asked)
+        nothing = not_there_yet(loaded) or "Nothing is in the index yet: `python -m pipeline run-now` fills it."
+    if as_json:
+        print_json(said)
+        return
+    if said["degraded"]:
+        complain(f"looked for the words alone, because the model cannot be had: {said['degraded']}")
+    _print(said, nothing)
 
 
-def _search(
-    settings: Settings,
-    store: Database,
-    text: str,
-    k: int,
-    find: Callable[[Any, NDArray[np.float32], int, int], list[Found] | None],
-) -> tuple[StoredModel | None, list[Found]]:
-    """What is found, and by which model; None where there is none yet."""
-    while True:
-        with store.snapshot() as session:
-            model = models.active_model(session)
-        if model is None:
-            return None, []
-        vector = _vector(settings, model, text)
-        with store.snapshot() as session:
-            hits = find(session, vector, model.id, k)
-        if hits is not None:
-            return model, hits
-        # Search moved over while the question was embedded: once more, with the model that it has now.
+def _answer(loaded: LoadedSettings, store: Database, asked: Asked) -> dict[str, Any]:
+    async def by_our_own_server(model: Any, text: str) -> Any:
+        return await embed_question(loaded.settings, model, text, on_gpu=gpu_is_ours(loaded.settings))
+
+    async def by_ourselves() -> dict[str, Any]:
+        async with beside(loaded.settings, store):
+            return await answer(store, asked, by_our_own_server, By(loaded.settings.search.by))
+
+    return ask_daemon(loaded.settings, asked) or asyncio.run(by_ourselves())
 
 
-def _as_json(text: str, model: StoredModel | None, hits: Sequence[Hit]) -> dict[str, Any]:
-    return {
-        "query": text,
-        "model": model.name if model else None,
-        "results": [
-            {
-                "rank": rank,
-                "score": round(hit.score, 6),
-                "file": hit.file,
-                "also": list(hit.also),
-                "title": hit.title,
-                "link": link_to(hit.file, hit.kind, hit.page_first),
-                "pages": None if hit.page_first is None else [hit.page_first, hit.page_last],
-                "heading": " > ".join(hit.headings) or None,
-                "table_header": hit.prefix or None,
-                "text": hit.text,
-            }
-            for rank, hit in enumerate(hits, start=1)
-        ],
-    }
+def _absolute(source: str) -> str:
+    return stored_name(os.path.realpath(os.path.expanduser(source)))  # noqa: PTH111 - as runs store it
 
 
-def _vector(settings: Settings, model: StoredModel, text: str) -> NDArray[np.float32]:
-    try:
-        return asyncio.run(embed_question(settings, model, text))
-    except BackendRefused as error:
-        if error.status != HTTPStatus.BAD_REQUEST:
-            raise
-        tokens = re.search(r"(\d+) tokens.* the (\d+) that", str(error))
-        size = f": {int(tokens[1]):,} tokens, and {int(tokens[2]):,} are the most" if tokens else ""
-        raise UsageError(f"the text is too long for the model{size}; ask for less at once") from error
-
-
-def _excerpt(hit: Hit) -> str:
-    """The passage on one line, without the headings that stand above it already."""
-    passage = " ".join((hit.prefix + hit.text).split())
-    for heading in hit.headings:
-        passage = passage.removeprefix(" ".join(heading.split())).lstrip()
-    passage = passage or " ".join(hit.text.split())
-    return passage if len(passage) <= EXCERPT else f"{passage[:EXCERPT]}..."
-
-
-def _say(hits: Sequence[Hit], nothing: str) -> None:
+def _print(said: Json, nothing: str) -> None:
     console = out()
+    if not said["results"]:
+        _line(console, as_called(said["nothing"] or nothing))
+    for hit in said["results"]:
+        _print_hit(console, hit, said["by"])
+    if said["explain"]:
+        _line(console, "")
+        for line in _account(said):
+            _line(console, line)
 
-    def line(text: str, style: str = "") -> None:
-        console.print(printable(text), soft_wrap=True, markup=False, style=style)
 
-    if not hits:
-        line(nothing)
-    for rank, hit in enumerate(hits, start=1):
-        where = [hit.file]
-        if hit.page_first is not None:
-            where.append(pages(hit.page_first, hit.page_last))
-        link = link_to(hit.file, hit.kind, hit.page_first)
-        line(f"{rank}. {hit.score:.3f}  {', '.join(where)}", f"bold link {link}")
-        if hit.headings:
-            line(f"   {' > '.join(hit.headings)}", "italic")
-        line(f"   {_excerpt(hit)}")
-        for other in hit.also:
-            line(f"   also {other}")
+def _print_hit(console: Console, hit: Json, by: str) -> None:
+    where = hit["file"]
+    if isinstance(hit["pages"], list):
+        where += f", {pages(*hit['pages'])}"
+    # A fused score says nothing by itself: it is a sum of reciprocal ranks.
+    score = "" if by == By.FUSED and "text" in hit else f"{hit['score']:.3f}  "
+    _line(console, f"{hit['rank']}. {score}{where}", f"bold link {hit['link']}")
+    if hit.get("heading"):
+        _line(console, f"   {hit['heading']}", "italic")
+    if "text" in hit:
+        console.print(Text("   ") + _excerpt(hit), soft_wrap=True)
+    elif hit["title"]:
+        _line(console, f"   {hit['title']}")
+    for other in hit["also"]:
+        _line(console, f"   also {other}")
+    for line in _places(hit.get("explain") or {}, hit["score"]):
+        _line(console, f"   {line}", "dim")
+
+
+def _excerpt(hit: Json) -> Text:
+    """The part of a passage that says most, on one line, without the headings that stand above it already."""
+    text, (start, end) = hit["text"].rstrip(), hit["excerpt"]
+    end = len(text[:end].rstrip())
+    before, header = ("" if start == 0 else "..."), (hit["table_header"] or "" if start == 0 else "")
+    if start == 0 and not header:
+        start = _after_headings(text, end, hit["headings"])
+    found = Text(before) + _one_line(header)
+    at = start
+    for first, last in hit["highlights"]:
+        if first < start or last > end:
+            continue
+        found += _one_line(text[at:first])
+        found.append(printable(text[first:last]), "bold")
+        at = last
+    return found + _one_line(text[at:end]) + Text("..." if end < len(text) else "")
+
+
+def _after_headings(text: str, end: int, headings: Sequence[str]) -> int:
+    """Where a passage goes on that begins with its headings; 0 where it is nothing but these."""
+    at = 0
+    for heading in headings:
+        words = r"\s+".join(re.escape(word) for word in heading.split())
+        repeated = re.compile(rf"\s*{words}\s*").match(text, at, end)
+        at = repeated.end() if repeated else at
+    return at if text[at:end].strip() else 0
+
+
+def _one_line(text: str) -> Text:
+    """With single spaces for all that separates words."""
+    inside = " ".join(text.split())
+    left = " " if text[:1].isspace() else ""
+    right = " " if inside and text[-1:].isspace() else ""
+    return Text(printable(left + inside + right))
+
+
+def _places(explained: Mapping[str, Json], score: float) -> Iterator[str]:
+    """How a passage came to its place."""
+    for name, place in explained.items():
+        measure = "cosine" if name == "vector" else "BM25"
+        words = ", ".join(
+            f"{word} {part:.2f}" for word, part in sorted(place["words"].items(), key=lambda one: -one[1])
+        )
+        line = f"{name}: rank {place['rank']}, {measure} {place['score']:.3f}"
+        yield line + (f" ({words})" if words else "")
+    shares = [place for place in explained.values() if place["share"] is not None]
+    if shares:
+        sum_of = " + ".join(f"{place['weight']:.3g}/({RRF_K} + {place['rank']})" for place in shares)
+        yield f"fused: {sum_of} = {score:.5f}"
+
+
+def _account(said: Json) -> Iterator[str]:
+    """How the search went."""
+    explained = said["explain"]
+    yield f"model: {said['model']}; ranked by: {said['by']}; documents that the filter left: {explained['documents']:,}"
+    for name, how in explained["how"].items():
+        yield f"{name}: {how}, {explained['candidates'][name]:,} candidates"
+    spent = (f"{part} {milliseconds:,.1f}" for part, milliseconds in explained["milliseconds"].items())
+    yield f"milliseconds: {', '.join(spent)}"
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(printable(text), soft_wrap=True, markup=False, style=style)

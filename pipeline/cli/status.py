@@ -5,21 +5,28 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import shlex
-import socket
 from typing import Any
 
 from pipeline.cli.console import errors_explained, not_there_yet, open_store, out, print_json
+from pipeline.cli.remote import running_daemon
 from pipeline.cli.report import WHY, named
 from pipeline.cli.tunings import tuning_as_json, tuning_in_words
 from pipeline.cli.view import printable
 from pipeline.cli.words import as_called, counted, moment
+from pipeline.core.errors import NightshiftError
+from pipeline.core.modes import Slot
+from pipeline.settings import Settings
 from pipeline.store import overview, runs, tunings
 from pipeline.store.absent import WaitingDeletion, waiting_deletions
+from pipeline.store.mirror import outbox
 from pipeline.store.models import count_unsearched
 from pipeline.store.overview import ModelLine, SourceLine
 from pipeline.store.runs import StoredRun
 
 SOURCES_SHOWN = 5
+DAEMON_SECONDS = 2.0
+"""How long the daemon has to say how it is."""
+
 DIED = "interrupted"
 """What the next run will write of one whose process is gone."""
 
@@ -37,7 +44,11 @@ def show_status(database: str | None, *, as_json: bool) -> None:
             deletions = waiting_deletions(session)
             tuned = [one for model in models for one in tunings.tunings_of(session, model.fingerprint)]
             last = next(iter(runs.latest_runs(session)), None)
+            mirror = outbox.standing(session)
+            at_work = [run for run in runs.living_runs(session) if last is None or run.id != last.id]
+        here = store.host
         address = str(loaded.settings.flatten()["database_url"])
+        daemon = _daemon(loaded.settings)
     if as_json:
         print_json(
             {
@@ -49,7 +60,10 @@ def show_status(database: str | None, *, as_json: bool) -> None:
                 "tunings": [tuning_as_json(one) for one in tuned],
                 "sources": [dataclasses.asdict(source) for source in sources],
                 "deletions": [_deletion_as_json(one) for one in deletions],
-                "last_run": None if last is None else _run_as_json(last),
+                "mirror": mirror,
+                "daemon": daemon,
+                "last_run": None if last is None else _run_as_json(last, here),
+                "other_runs": [_run_as_json(run, here) for run in at_work],
             }
         )
         return
@@ -58,9 +72,15 @@ def show_status(database: str | None, *, as_json: bool) -> None:
     rows += [("tuned", tuning_in_words(one)) for one in tuned]
     rows.append(("documents", f"{documents['total']:,}" + (f": {by_state}" if by_state else "")))
     rows.append(("chunks", f"{chunks['embedded']:,} of {chunks['total']:,} embedded"))
+    if mirror is not None and mirror["owed"]:
+        why = f" ({mirror['error']})" if mirror["error"] else ""
+        rows.append(("qdrant", f"documents owed to it: {mirror['owed']:,}{why}; see `python -m pipeline mirror`"))
     rows += [("gone", _deletion_in_words(one)) for one in deletions]
     rows += _sources(sources)
-    rows.append(("last run", _run_in_words(last) if last else "none yet: `python -m pipeline run-now`"))
+    if daemon is not None:
+        rows.append(("daemon", _daemon_in_words(daemon)))
+    rows.append(("last run", _run_in_words(last, here) if last else "none yet: `python -m pipeline run-now`"))
+    rows += [("other run", _run_in_words(run, here)) for run in at_work]
     if any(documents[state.value] for state in overview.FAILING):
         rows.append(("why", f"`{WHY}`"))
     console = out()
@@ -68,6 +88,28 @@ def show_status(database: str | None, *, as_json: bool) -> None:
         console.print(printable(missing, console.encoding), soft_wrap=True, markup=False)
     for name, value in rows:
         console.print(f"{name:<10} {printable(as_called(value), console.encoding)}", soft_wrap=True, markup=False)
+
+
+def _daemon(settings: Settings) -> dict[str, Any] | None:
+    """This data folder's daemon, as JSON has it: `mode` is null, and `problem` says why, where it does not answer."""
+    daemon = running_daemon(settings)
+    if daemon is None:
+        return None
+    said: dict[str, Any] = {"url": daemon.url, "mode": None, "models": None, "problem": None}
+    try:
+        host = daemon.get("/api/status", patience=DAEMON_SECONDS)["host"]
+    except NightshiftError as error:
+        return said | {"problem": str(error)}
+    finally:
+        daemon.close()
+    return said | {"mode": host["mode"], "models": {slot["slot"]: slot["model"] for slot in host["slots"]}}
+
+
+def _daemon_in_words(daemon: dict[str, Any]) -> str:
+    if daemon["problem"]:
+        return f"{daemon['url']}: {daemon['problem']}"
+    without = "" if daemon["models"].get(Slot.GENERATION) else ", without a language model"
+    return f"{daemon['url']}: mode {daemon['mode']}{without}"
 
 
 def _models(models: list[ModelLine], total: int, later: int) -> list[tuple[str, str]]:
@@ -112,10 +154,10 @@ def _model_as_json(model: ModelLine) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(model).items() if key != "active"}
 
 
-def _run_as_json(run: StoredRun) -> dict[str, Any]:
+def _run_as_json(run: StoredRun, here: str) -> dict[str, Any]:
     return {
         "run_id": run.id,
-        "outcome": DIED if died(run) else run.state,
+        "outcome": DIED if died(run, here) else run.state,
         "started_at": run.started_at.isoformat(),
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
         "host": run.process.host,
@@ -125,9 +167,9 @@ def _run_as_json(run: StoredRun) -> dict[str, Any]:
     }
 
 
-def _run_in_words(run: StoredRun) -> str:
+def _run_in_words(run: StoredRun, here: str) -> str:
     state = run.state
-    if died(run):
+    if died(run, here):
         state = "died; the next run takes up what it left"
     who = f"pid {run.process.pid} on {run.process.host}"
     reason = f" ({run.error})" if run.error else ""
@@ -135,11 +177,11 @@ def _run_in_words(run: StoredRun) -> str:
     return f"{run.id}: {state}{reason}, started {moment(run.started_at)}, {who}, {chunks}"
 
 
-def died(run: StoredRun) -> bool:
-    """Whether a run that nobody ended has no process any more."""
+def died(run: StoredRun, here: str) -> bool:
+    """Whether a run that nobody ended has no process any more. here: what this host is called."""
     if run.state != "running":
         return False
-    if run.process.host != socket.gethostname():
+    if run.process.host != here:
         return dt.datetime.now(dt.UTC) - run.heartbeat_at >= runs.LEASE
     from pipeline.runner.untold import is_alive  # brings the whole flow with it
 

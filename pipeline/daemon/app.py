@@ -33,7 +33,9 @@ from pipeline.daemon.servers import SlotModel, SlotServer, find_programs, kind_o
 from pipeline.daemon.texts import Texts
 from pipeline.ingest.work import utc_now
 from pipeline.runner.forecast import timing_of
+from pipeline.runner.mirroring import Mirroring, beside, keep_in_line
 from pipeline.runner.ownership import own_host
+from pipeline.runner.questions import QuestionServer
 from pipeline.runner.target import embedding_options, identity, timeouts
 from pipeline.runner.tuned import with_tunings
 from pipeline.runner.untold import report_untold
@@ -58,6 +60,7 @@ UNKNOWN_LOAD = 60.0
 GPU_LOOK = 2.0
 ENGINE_LOOK = 5.0
 TEXTS_LOOK = 60.0
+QUESTIONS_LOOK = 1.0
 DELIVERIES_LOOK = 60.0
 WATCHDOG_SECONDS = 20.0
 SHUTDOWN = 5.0
@@ -83,13 +86,15 @@ async def run_daemon(loaded: LoadedSettings, clock: Callable[[], dt.datetime] = 
         opened.callback(listener.close)
         url = f"http://{settings.host}:{listener.getsockname()[1]}"
         tell_url(url)
-        store = await asyncio.to_thread(Database.open, settings.database_url)
+        store = await asyncio.to_thread(Database.open, settings.database_url, settings.node)
         opened.push_async_callback(asyncio.to_thread, store.close)
+        mirroring = await opened.enter_async_context(beside(settings, store))
         await store.write(switches.interrupt_switches, utc_now())
         registry = ChildRegistry(settings.data_dir / "run" / "children.json")
         await registry.end_orphans()
         host, metrics = await _build(loaded, store, registry, clock)
         opened.push_async_callback(host.switcher.close)
+        opened.push_async_callback(host.questions.stop)
         opened.push_async_callback(_end_run, host.runs)
         options = WebOptions(
             host=settings.host,
@@ -100,10 +105,12 @@ async def run_daemon(loaded: LoadedSettings, clock: Callable[[], dt.datetime] = 
         app = create_app(host.services(), options, metrics)
         edge = await opened.enter_async_context(serving(app, listener, grace=SHUTDOWN))
         edges = opened.enter_context(Clock(host.governor.wake))
-        await _until_stopped(host, edge.task, edges, url)
+        await _until_stopped(host, edge.task, edges, url, mirroring)
 
 
-async def _until_stopped(host: Host, edge: asyncio.Task[None], clock: Clock, url: str) -> None:
+async def _until_stopped(
+    host: Host, edge: asyncio.Task[None], clock: Clock, url: str, mirroring: Mirroring | None
+) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -116,6 +123,7 @@ async def _until_stopped(host: Host, edge: asyncio.Task[None], clock: Clock, url
         asyncio.create_task(_watch_engine(host), name="engine"),
         asyncio.create_task(_beat(), name="watchdog"),
         asyncio.create_task(_watch_texts(host), name="texts"),
+        asyncio.create_task(_watch_questions(host), name="questions"),
         asyncio.create_task(
             keep_delivering(
                 host.store,
@@ -127,6 +135,7 @@ async def _until_stopped(host: Host, edge: asyncio.Task[None], clock: Clock, url
             name="reports",
         ),
         asyncio.create_task(host.jobs.watch(clock), name="jobs"),
+        *([] if mirroring is None else [asyncio.create_task(keep_in_line(mirroring), name="mirror")]),
         edge,
     ]
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -243,6 +252,7 @@ async def _build(
         unconfigured,
         accelerator,
         jobs,
+        QuestionServer(settings, store, registry),
         utc_now(),
         reported=reported,
     )
@@ -264,6 +274,11 @@ async def _slot_models(settings: Settings, store: Database) -> tuple[dict[Slot, 
         wanted = settings.generation if slot is Slot.GENERATION else settings.embedding
         if wanted.model is None:
             missing[slot] = f"set NIGHTSHIFT_{slot.value.upper()}_MODEL"
+            if slot is Slot.GENERATION:
+                log.warning(
+                    "there is no language model: NIGHTSHIFT_GENERATION_MODEL is not set. Runs, search and embeddings "
+                    "work; chat and completions do not, in any mode"
+                )
             continue
         try:
             found[slot] = await asyncio.to_thread(_slot_model, settings, slot, wanted.model, known, programs, gpu)
@@ -351,6 +366,15 @@ async def _watch_texts(host: Host) -> None:
             if (await host.texts.count())["queued"]:
                 host.texts.changed()
         await asyncio.sleep(TEXTS_LOOK)
+
+
+async def _watch_questions(host: Host) -> None:
+    """End the server for questions when it is not needed any more."""
+    while True:
+        if host.questions.running:
+            with contextlib.suppress(NightshiftError):
+                await host.questions.review(await host.questions_wanted())
+        await asyncio.sleep(QUESTIONS_LOOK)
 
 
 async def _watch_engine(host: Host) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
@@ -17,20 +18,22 @@ import pipeline
 from pipeline.backends.accelerator import Accelerator, Reading
 from pipeline.backends.served import Served
 from pipeline.backends.server import BackendState
-from pipeline.core.errors import SwitchUnderWay, UsageError, WaitingFull
+from pipeline.core.errors import BackendDied, SwitchUnderWay, UsageError
+from pipeline.core.fusion import By
 from pipeline.core.modes import Mode, Slot, slots_of
 from pipeline.core.schedule import Hold, desired_mode, next_change, retry_after
 from pipeline.daemon.counters import EngineCounters
 from pipeline.daemon.documents import StoredDocuments
 from pipeline.daemon.governor import Governor
 from pipeline.daemon.runs import Runs
+from pipeline.daemon.searching import Searching
 from pipeline.daemon.servers import SlotModel, SlotServer
 from pipeline.daemon.texts import Texts
-from pipeline.ingest.links import link_to
 from pipeline.runner.forecast import make_plan, timing_of
 from pipeline.runner.looking import looking
 from pipeline.runner.places import look_at_paths
-from pipeline.runner.question import embed_question
+from pipeline.runner.question import too_long_explained
+from pipeline.runner.questions import QuestionServer
 from pipeline.runner.target import aimed_at, identity
 from pipeline.scheduler.jobs import LoadedJobs
 from pipeline.scheduler.overview import overview as jobs_overview
@@ -39,8 +42,7 @@ from pipeline.store import inventory, models, overview, reports, runs, switches
 from pipeline.store.absent import waiting_deletions
 from pipeline.store.database import Database
 from pipeline.store.models import StoredModel
-from pipeline.store.search import search_active, search_documents
-from pipeline.switcher.admission import Admission
+from pipeline.switcher.admission import Admission, Gate
 from pipeline.switcher.switcher import Switcher
 from pipeline.web import shapes
 from pipeline.web.services import EngineFigures, Services, Target
@@ -50,9 +52,6 @@ SCHEDULE_AGE = 1.0
 """Seconds for which what the schedule says is not worked out anew: requests may come by the thousand."""
 
 GIVEN_UP_RETRY = 300.0
-
-MOST_QUESTIONS = 8
-"""Questions that may wait, while the GPU is the language model's, for the one server that answers them in turn."""
 
 STATUS = {
     BackendState.READY: "serving",
@@ -77,17 +76,17 @@ class Host:
     unconfigured: Mapping[Slot, str]
     accelerator: Accelerator | None
     jobs: Any
+    questions: QuestionServer
     started_at: dt.datetime
     reported: asyncio.Event = field(default_factory=asyncio.Event)
     gpu: Reading | None = None
     engine: EngineCounters = field(default_factory=EngineCounters)
     _asked: dict[Slot, tuple[float, float | None]] = field(default_factory=dict)
     _since: tuple[Mode, dt.datetime] | None = None
-    _questions: int = 0
-    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def services(self) -> Services:
         """Everything, for the web."""
+        searching = Searching(self.store, self._embed_question, By(self.loaded.settings.search.by))
         return Services(
             version=pipeline.__version__,
             started_at=self.started_at,
@@ -114,8 +113,8 @@ class Host:
             documents=StoredDocuments(self.store, UploadFolder(self.loaded.settings.inbox)),
             index_models=self._index_models,
             use_model=self._use_model,
-            search=self._search,
-            search_documents=self._search_documents,
+            search=searching.passages,
+            search_documents=searching.documents,
             embed_text=self.texts.take,
             text_state=self.texts.state,
         )
@@ -151,6 +150,7 @@ class Host:
             else shapes.GpuMemory(
                 used_bytes=self.gpu.used_bytes, total_bytes=self.gpu.total_bytes, name=self.accelerator.name
             ),
+            questions=shapes.QuestionServerState.model_validate(self.questions.state()),
             problems=self._problems(),
         )
 
@@ -338,6 +338,7 @@ class Host:
                 sources=run.sources,
                 chunks_embedded=run.chunks_embedded,
                 error=run.error,
+                host=run.process.host,
             )
             for run in await self.store.read(runs.latest_runs, limit)
         ]
@@ -397,73 +398,26 @@ class Host:
     async def _use_model(self, name: str, anyway: bool) -> shapes.ModelUsed:
         return shapes.ModelUsed.model_validate(await self.store.write(inventory.use_model, name, anyway=anyway))
 
-    async def _search_documents(self, text: str, k: int) -> shapes.DocumentResults:
-        model = await self.store.read(models.active_model)
-        if model is None:
-            return shapes.DocumentResults(query=text, model=None, results=[])
-        vector = await self._embed_question(model, text)
-        hits = await self.store.read(search_documents, vector, model.id, k)
-        if hits is None:  # search moved to another model while the question was embedded
-            return await self._search_documents(text, k)
-        found = [
-            shapes.DocumentHit(
-                rank=rank,
-                score=hit.score,
-                file=hit.file,
-                also=hit.also,
-                link=link_to(hit.file, hit.kind, None),
-                title=hit.title,
-                pages=hit.page_count,
-                method=hit.method,
-            )
-            for rank, hit in enumerate(hits, start=1)
-        ]
-        return shapes.DocumentResults(query=text, model=model.name, results=found)
-
-    async def _search(self, text: str, k: int) -> shapes.SearchResults:
-        model = await self.store.read(models.active_model)
-        if model is None:
-            return shapes.SearchResults(query=text, model=None, results=[])
-        vector = await self._embed_question(model, text)
-        hits = await self.store.read(search_active, vector, model.id, k)
-        if hits is None:  # search moved to another model while the question was embedded
-            return await self._search(text, k)
-        return shapes.SearchResults(
-            query=text,
-            model=model.name,
-            results=[
-                shapes.SearchHit(
-                    rank=rank,
-                    score=hit.score,
-                    file=hit.file,
-                    also=hit.also,
-                    link=link_to(hit.file, hit.kind, hit.page_first),
-                    title=hit.title,
-                    pages=None if hit.page_first is None else (hit.page_first, hit.page_last or hit.page_first),
-                    heading=" > ".join(hit.headings) or None,
-                    table_header=hit.prefix or None,
-                    text=hit.text,
-                )
-                for rank, hit in enumerate(hits, start=1)
-            ],
-        )
-
     async def _embed_question(self, model: StoredModel, text: str) -> NDArray[np.float32]:
-        """The vector of a question by the model that search uses, whatever the settings name."""
-        server = self.switcher.servers.get(Slot.EMBEDDING)
-        mine = self.slot_models.get(Slot.EMBEDDING)
-        if isinstance(server, SlotServer) and server.model.alive and mine and self._is(mine, model):
-            vectors: NDArray[np.float32] = await server.model.embedder.embed([text])
-            return np.asarray(vectors[0], np.float32)
-        # The GPU is the language model's now: a small server on the processor answers this one question.
-        if self._questions >= MOST_QUESTIONS:
-            raise WaitingFull(Slot.EMBEDDING.value, MOST_QUESTIONS)
-        self._questions += 1
-        try:
-            async with self._asking:
-                return await embed_question(self.loaded.settings, model, text, on_gpu=False)
-        finally:
-            self._questions -= 1
+        """The vector of a question by the model that search uses, whatever the mode and whatever the settings name."""
+        server = self._answering_slot(model)
+        if server is not None:
+            # A switch waits for it, as for any request; a server that dies is no reason to fail.
+            with contextlib.suppress(BackendDied), too_long_explained():
+                async with await self.admission.reserve(Slot.EMBEDDING):
+                    vectors: NDArray[np.float32] = await server.embedder.embed([text])
+                    return np.asarray(vectors[0], np.float32)
+        return await self.questions.embed(model, text)
+
+    async def questions_wanted(self) -> str | None:
+        """The fingerprint of the model that questions are put to `questions` for; None where the slot answers them."""
+        model = await self.store.read(models.active_model)
+        return None if model is None or self._answering_slot(model) is not None else model.fingerprint
+
+    def _answering_slot(self, model: StoredModel) -> Served | None:
+        server, mine = self.embedding_server(), self.slot_models.get(Slot.EMBEDDING)
+        serves = server is not None and server.alive and self.admission.gate(Slot.EMBEDDING) is Gate.OPEN
+        return server if serves and mine is not None and self._is(mine, model) else None
 
     def _next_change(self, now: dt.datetime) -> dt.datetime | None:
         jobs, hold, default = self._loaded().jobs, self.governor.hold, self.governor.default

@@ -68,7 +68,7 @@ class Texts:
         if not re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{12}", text_id):
             return None
         path = self._path(text_id)
-        line = next((line for line in await self._lines() if line.file == str(path)), None)
+        line = next((line for line in await self._lines() if line.file.rpartition("/")[2] == path.name), None)
         if line is None:
             exists = await asyncio.to_thread(path.exists)
             return TextState(id=text_id, status="queued", queued_at=_when(text_id)) if exists else None

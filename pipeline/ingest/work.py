@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.core.errors import SourceError
@@ -101,6 +101,7 @@ class Work:
     order: of what waits with the same priority. pace: what may still begin.
     errors: sources that could not be trusted; nothing of them was deleted.
     passwords_tried: what says of an encrypted document that this run's passwords were tried (`ingest.passwords`).
+    within: ids of the sources whose files this host can read; None for all.
     postponed: contents that this run left for later, and may yet come back to.
     silent: roots of sources that gave no answer; nothing of them is waited for again.
     """
@@ -120,6 +121,7 @@ class Work:
     pace: Pace = field(default_factory=lambda: Pace(None, utc_now))
     looking: Looking = field(default_factory=Looking)
     passwords_tried: str | None = None
+    within: Collection[int] | None = None
     postponed: set[int] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
     to_extract: Bell = field(default_factory=Bell)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -17,6 +16,7 @@ from pipeline.core.rates import Rate, Rates, Sample, measure_rates
 from pipeline.core.schedule import Desired, Hold, Job, forecast, latest_end, next_windows, window_at
 from pipeline.settings import Settings
 from pipeline.store import loads, models, pending, runs
+from pipeline.store.database import name_of_host
 from pipeline.store.jobs import job_states
 from pipeline.store.pending import Aimed, Density, Pending
 from pipeline.store.runs import StoredRun
@@ -169,7 +169,7 @@ def samples(session: Session, device: str | None = None, model: str | None = Non
     model: its fingerprint, where the database is not to be asked.
     device: that it is to be embedded on; None is the GPU, where it was ever done there. Reading depends on neither.
     """
-    found = runs.measured_runs(session, socket.gethostname(), RUNS)
+    found = runs.measured_runs(session, name_of_host(session), RUNS)
     if device is None and any(run.measured.device == "gpu" for run in found):
         device = "gpu"
     model = model or pending.awaited_model(session)

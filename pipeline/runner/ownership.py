@@ -21,7 +21,7 @@ HOST, PAUSED = "owner.lock", "paused.lock"
 class Owner:
     """Who works on this host's data folder. url: where a daemon listens."""
 
-    kind: Literal["daemon", "run-now", "tune"]
+    kind: Literal["daemon", "run-now", "tune", "verify", "import", "restore"]
     pid: int
     since: str
     url: str | None = None
@@ -32,7 +32,7 @@ class Owner:
 
 @contextmanager
 def own_host(
-    data_dir: Path, kind: Literal["daemon", "run-now", "tune"], lock: str = HOST
+    data_dir: Path, kind: Literal["daemon", "run-now", "tune", "verify", "import", "restore"], lock: str = HOST
 ) -> Iterator[Callable[[str], None]]:
     """Hold the host's lock for as long as the block runs. The kernel lets go of it however the process ends.
 

@@ -29,6 +29,8 @@ class RunReport:
     changes: what the folders held, compared with what was known.
     unsettled: files that were still being written to, and are left for a later run.
     not_looked_at: folders that are known, of a run that was to look at no particular ones.
+    others: hosts whose runs are still at work on documents that this run was about, and on how many.
+    mirror: what Qdrant is owed, in documents (`owed`), and why it could not be used (`error`); None where none is set.
     engine: what the engine counted of this run, as `counting.Counted.as_json` says; None where nothing is known.
     model: the one that this run embedded with. searched_with: the one that search uses.
     """
@@ -51,9 +53,11 @@ class RunReport:
     changes: Changed = field(default_factory=Changed)
     unsettled: Sequence[str] = ()
     not_looked_at: Sequence[str] = ()
+    others: Mapping[str, int] = field(default_factory=dict)
     model: ModelLine | None = None
     searched_with: ModelLine | None = None
     engine: Mapping[str, Any] | None = None
+    mirror: Mapping[str, Any] | None = None
 
     @property
     def chunks_per_second(self) -> float:
@@ -81,6 +85,7 @@ class RunReport:
             ],
             "unsettled": list(self.unsettled),
             "not_looked_at": list(self.not_looked_at),
+            "other_hosts": dict(self.others),
             "errors": list(self.errors),
             "waiting_elsewhere": self.waiting_elsewhere,
             "failed_now": self.failed_now,
@@ -88,6 +93,7 @@ class RunReport:
             "model": asdict(self.model) if self.model else None,
             "searched_with": asdict(self.searched_with) if self.searched_with else None,
             "engine": dict(self.engine) if self.engine else None,
+            "mirror": dict(self.mirror) if self.mirror else None,
         }
 
     @classmethod
@@ -98,6 +104,8 @@ class RunReport:
         return cls(
             **{name: said[name] for name in same.split()},
             changes=Changed(**said["changes"]),
+            others=said.get("other_hosts", {}),
+            mirror=said.get("mirror"),
             failing=[_line(each) for each in said["failing"]],
             model=ModelLine(**said["model"]) if said["model"] else None,
             searched_with=ModelLine(**said["searched_with"]) if said["searched_with"] else None,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,16 +30,20 @@ from pipeline.ingest.work import Limits, Place, Work, utc_now
 from pipeline.runner.counting import engine_counted
 from pipeline.runner.ending import Ending
 from pipeline.runner.forecast import Timing, bytes_a_page, samples
+from pipeline.runner.indexing import renew_indexes
 from pipeline.runner.lease import hold_lease
 from pipeline.runner.looking import looking, passwords
+from pipeline.runner.mirroring import mirrored
 from pipeline.runner.places import check_paths, find_places, look_at_paths
 from pipeline.runner.report import Outcome, RunReport, newest_first
+from pipeline.runner.shared import readable_sources
 from pipeline.runner.target import Aim, check_model, embedding_options, longest_document, ocr_wanted, take_aim, timeouts
 from pipeline.runner.tuned import with_tunings
 from pipeline.runner.webhook import deliver_due
 from pipeline.settings import Settings
-from pipeline.store import models, overview, queue, retry
+from pipeline.store import counts, hosts, library, models, overview, queue, retry
 from pipeline.store.database import Database
+from pipeline.store.mirror import outbox
 from pipeline.store.scopes import Scope
 
 log = structlog.get_logger(__name__)
@@ -101,7 +105,7 @@ async def run_now(
     jobs: Sequence[Job] | None = None,
 ) -> RunReport:
     """A run by hand, with a database and a model server of its own; its report is delivered. Raises as `carry_out`."""
-    store = await asyncio.to_thread(Database.open, settings.database_url)
+    store = await asyncio.to_thread(Database.open, settings.database_url, settings.node)
     try:
         run = Run(
             settings,
@@ -114,7 +118,12 @@ async def run_now(
             jobs=jobs,
         )
         try:
-            return await carry_out(run)
+            async with mirrored(settings, store):
+                report = await carry_out(run)
+            with contextlib.suppress(StoreError):
+                # Of after the run, when delivery went on.
+                report = replace(report, mirror=await store.read(outbox.standing))
+            return report
         finally:
             await _deliver(run)
     finally:
@@ -137,7 +146,8 @@ async def carry_out(run: Run) -> RunReport:
     known_passwords = await asyncio.to_thread(passwords, run.settings)
     ocr = await ocr_wanted(run.settings)
     # Before any transaction: what asks a disk may wait.
-    named = await look_at_paths(paths, looking(run.settings).silence)
+    own = [run.settings.inbox, run.settings.data_dir / "texts"] if store.is_shared else []
+    named = await look_at_paths(paths, looking(run.settings).silence, own)
     await store.read(check_paths, named, looking(run.settings).wanted)
     # Who asked by hand is told at once, and nothing is on record; of a job's run the morning's report has to tell.
     checked = await check_model(run.settings, store) if run.task is None else None
@@ -155,8 +165,10 @@ async def carry_out(run: Run) -> RunReport:
     errors: list[str] = []
     async with hold_lease(store, run.id, paths, run.task, ending, run.stop):
         # Under the lease: to note a source may take others in, which a run at work relies on.
-        found = await store.write(find_places, named)
+        found = await store.write(find_places, named, run.id)
         places = [replace(place, priority=number) for number, place in enumerate(found)]
+        silence = looking(run.settings).silence
+        within = await readable_sources(store, places, silence, trusted=run.confirm_deletions)
         scopes = None if run.paths is None else [Scope(place.source_id, place.folder) for place in places]
         aim = await take_aim(run.settings, store, checked)
         ending.fingerprint, ending.model = aim.model.fingerprint, aim.model.name
@@ -164,14 +176,19 @@ async def carry_out(run: Run) -> RunReport:
             await store.write(queue.prioritise, scopes)
         pace = await _pace(run)
         try:
-            await _ingest(run, places, scopes, aim, pace, ending, errors, known_passwords, ocr)
+            await _ingest(run, places, scopes, within, aim, pace, ending, errors, known_passwords, ocr)
         except* NightshiftError as group:
             errors += [str(error) for error in _leaves(group)]
+        if ending.interrupted:
+            # What a run that died had replaced, and had not cleared away: nothing here may have changed since.
+            await store.write(library.drop_leftovers)
         stopped = run.stop.is_set() or pace.passed_over
         outcome: Outcome = "failed" if errors else "stopped" if stopped else "complete"
         # Also of a run that failed, because a source that is away or a deletion that waits may be so for weeks.
         if not run.reads_only and await store.write(models.activate_when_complete, aim.target):
             log.info("search has moved over to the new model", model=aim.model.name)
+        if not run.reads_only:
+            await renew_indexes(store, run.settings.search.quantized, run.stop)
         await ending.end(store, outcome, errors)
         report = await _report(run, outcome, places, scopes, aim, errors, ending.seconds)
         return replace(report, out_of_time=pace.passed_over, reads_only=run.reads_only, engine=ending.engine.as_json())
@@ -181,6 +198,7 @@ async def _ingest(
     run: Run,
     places: Sequence[Place],
     scopes: Sequence[Scope] | None,
+    within: Collection[int] | None,
     aim: Aim,
     pace: Pace,
     ending: Ending,
@@ -247,6 +265,7 @@ async def _ingest(
             pace=pace,
             looking=looking(settings),
             passwords_tried=mark,
+            within=within,
         )
         try:
             async with engine_counted(embedder) as ending.engine:
@@ -321,13 +340,21 @@ async def _report(
         changes=progress.changes,
         unsettled=list(progress.unsettled),
         not_looked_at=[] if run.paths else await _elsewhere(run, places),
+        others={
+            other.host: other.reads + other.embeds
+            for other in await store.read(hosts.others_at_work, run.id, scopes, aim.target)
+        },
         model=await store.read(overview.show_model, aim.model.id),
         searched_with=next((model for model in known if model.active), None),
+        mirror=await store.read(outbox.standing),
     )
 
 
 async def _elsewhere(run: Run, places: Sequence[Place]) -> list[str]:
-    """Sources with documents that none of the places is in."""
-    looked_at = {place.root for place in places}
-    known = await run.store.read(overview.list_sources)
-    return [source.root for source in known if source.documents and source.root not in looked_at]
+    """Sources of this host with documents that none of the places is in."""
+    looked_at = {place.source_id for place in places}
+    known = await run.store.read(library.sources)
+    documents = await run.store.read(counts.by_source)
+    return [
+        root for root, source_id in sorted(known.items()) if documents.get(source_id) and source_id not in looked_at
+    ]

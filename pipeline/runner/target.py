@@ -107,7 +107,7 @@ def _read_shape(file: ModelFile) -> _Shape:
     if file.kind == "directory":
         if not sentence_transformers_installed():
             raise ModelError(
-                f"{file.path} is a Hugging Face model directory: `pip install nightshift[torch]` to use it,"
+                f"{file.path} is a Hugging Face model directory: `.venv/bin/pip install -e '.[torch]'` to use it,"
                 " or give a GGUF file of the model"
             )
         facts = read_directory(file.path)

@@ -158,7 +158,7 @@ def kinds_for(file: ModelFile, programs: Programs, *, all_engines: bool) -> list
     """The engines here that read a model in this form, our own first."""
     if file.kind == "directory":
         if not sentence_transformers_installed():
-            raise ModelError("a model folder needs sentence-transformers: install nightshift[torch]")
+            raise ModelError("a model folder needs sentence-transformers: .venv/bin/pip install -e '.[torch]'")
         return ["sentence-transformers"]
     return ["llama-cpp", "llama-server"] if all_engines and programs.llama_server else ["llama-cpp"]
 

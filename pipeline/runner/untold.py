@@ -35,9 +35,9 @@ MOST = 5
 AFTERWARDS = "this report was made afterwards, from what the run had stored"
 
 
-def this_process() -> Process:
-    """Who a run of this process is."""
-    return Process(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+def this_process(host: str | None = None) -> Process:
+    """Who a run of this process is. host: what this host is called; None is the system's name."""
+    return Process(host or socket.gethostname(), os.getpid(), psutil.Process().create_time())
 
 
 def is_alive(process: Process) -> bool:
@@ -57,11 +57,13 @@ async def report_untold(
     """
     told: list[str] = []
     try:
-        await store.write(runs.end_dead_runs, this_process(), now, is_alive)
+        lease = dt.timedelta(seconds=settings.run.lease)
+        await store.write(runs.end_dead_runs, this_process(store.host), now, is_alive, lease=lease)
         for run in await store.read(reports.untold_runs, now - WITHIN, MOST):
             report = await store.read(_report, run, jobs, timing, now)
             owed = now if settings.report.webhook is not None else None
-            await store.write(reports.save_report, run.id, report, owed_from=owed)
+            if not await store.write(reports.save_first_report, run.id, report, owed_from=owed):
+                continue  # another host told of it meanwhile
             told.append(run.id)
             await keep_as_files(settings, report, now)
     except StoreError as error:

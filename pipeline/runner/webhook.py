@@ -41,6 +41,9 @@ AGAIN = (60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 24 * 3600.0)
 ROUNDS = 14
 """After which a report is given up; by then a week has passed."""
 
+TAKEN = 60.0
+"""Seconds after the last try at a report until another host tries, where this one does not say what came of it."""
+
 MOST_ERROR = 300
 
 
@@ -57,10 +60,9 @@ async def deliver_due(store: Database, settings: ReportSettings, now: dt.datetim
     """
     if settings.webhook is None:
         return 0
-    due = await store.read(reports.due_deliveries, now)
-    taken = 0
+    taken, until = 0, now + dt.timedelta(seconds=longest + TAKEN)
     async with httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False) as client:
-        for delivery in due:
+        while (delivery := await store.write(reports.take_due, now, until)) is not None:
             error, answered = await _try(client, settings, delivery, longest)
             if error is None:
                 await store.write(reports.note_delivered, delivery.run_id, now)

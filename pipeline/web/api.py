@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from pipeline.core.documents import DocumentState
-from pipeline.core.errors import UsageError
 from pipeline.web import shapes
+from pipeline.web.search_shapes import DocumentParameters, DocumentResults, SearchParameters, SearchResults
 from pipeline.web.services import Services
 from pipeline.web.uploads import checked_name
 
@@ -169,23 +169,17 @@ def _document_routes(services: Services) -> APIRouter:
     async def use_model(asked: shapes.UseModelRequest) -> shapes.ModelUsed:
         return await services.use_model(asked.model, asked.anyway)
 
-    @router.get("/search", summary="The passages nearest in meaning to a question", responses={503: _ERROR})
-    async def search(
-        q: Annotated[str, Query(min_length=1, max_length=8000)], k: Annotated[int, Query(ge=1, le=100)] = 5
-    ) -> shapes.SearchResults:
-        if not q.strip():
-            raise UsageError("there is nothing to look for")
-        return await services.search(q, k)
+    @router.get("/search", summary="The passages that answer a question best", responses={400: _ERROR, 503: _ERROR})
+    async def search(asked: Annotated[SearchParameters, Query()]) -> SearchResults:
+        return await services.search(asked.asked())
 
     @router.get(
-        "/search/documents", summary="The documents nearest in meaning, by their own vectors", responses={503: _ERROR}
+        "/search/documents",
+        summary="The documents nearest in meaning, by their own vectors",
+        responses={400: _ERROR, 503: _ERROR},
     )
-    async def search_documents(
-        q: Annotated[str, Query(min_length=1, max_length=8000)], k: Annotated[int, Query(ge=1, le=100)] = 5
-    ) -> shapes.DocumentResults:
-        if not q.strip():
-            raise UsageError("there is nothing to look for")
-        return await services.search_documents(q, k)
+    async def search_documents(asked: Annotated[DocumentParameters, Query()]) -> DocumentResults:
+        return await services.search_documents(asked.asked())
 
     return router
 

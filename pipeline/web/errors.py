@@ -23,6 +23,7 @@ from pipeline.core.errors import (
     SwitchUnderWay,
     TextQueueFull,
     UsageError,
+    WaitingFull,
 )
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ _STATUSES: Mapping[type[NightshiftError], int] = {
     SwitchUnderWay: 409,
     SwitchDeferred: 409,
     TextQueueFull: 429,
+    WaitingFull: 429,
     SettingsError: 500,
     NightshiftError: 503,
 }

@@ -192,11 +192,23 @@ class Figures(Collector):
             waiting.add_metric([slot.value], self.admission.waiting(slot))
         yield flying
         yield waiting
+        yield from self._questions()
         if self.host.gpu is not None:
             memory = GaugeMetricFamily("nightshift_gpu_memory_bytes", "Memory of the GPU.", labels=["kind"])
             memory.add_metric(["used"], self.host.gpu.used_bytes)
             memory.add_metric(["total"], self.host.gpu.total_bytes)
             yield memory
+
+    def _questions(self) -> Iterator[Metric]:
+        asked = self.host.questions
+        yield GaugeMetricFamily(
+            "nightshift_question_server_up",
+            "1 while the server for questions runs, which answers while the slot does not.",
+            value=asked.state == "ready",
+        )
+        yield GaugeMetricFamily("nightshift_questions_in_flight", "Questions that are with it.", value=asked.asking)
+        yield CounterMetricFamily("nightshift_question_server_starts", "How often it was started.", value=asked.starts)
+        yield CounterMetricFamily("nightshift_questions", "Questions that it answered.", value=asked.answered)
 
     def _work(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("nightshift_run_active", "1 while a run is at work.", value=self.progress is not None)

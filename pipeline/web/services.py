@@ -16,8 +16,10 @@ from typing import Any, Protocol
 from pipeline.core.documents import DocumentState
 from pipeline.core.engine_stats import EngineStats
 from pipeline.core.modes import Mode, Slot
+from pipeline.runner.searching import Asked
 from pipeline.switcher.admission import Admission
 from pipeline.web import shapes
+from pipeline.web.search_shapes import DocumentResults, SearchResults
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,8 @@ class Services:
     switches: the journal, newest first.
     index_models: those that made vectors, the one that search uses first. use_model: moves search to the one
         that a name means, and says what it lacks (`True`: whatever it lacks); raises ModelIncomplete.
-    search, search_documents: `text`, how many. embed_text: text and metadata onto the queue; raises TextQueueFull.
+    search, search_documents: see `runner.searching`. embed_text: text and metadata onto the queue; raises
+        TextQueueFull.
     text_state: what became of such a text; None where there is none of that id.
     """
 
@@ -137,7 +140,7 @@ class Services:
     documents: DocumentsService
     index_models: Callable[[], Awaitable[Sequence[shapes.IndexModel]]]
     use_model: Callable[[str, bool], Awaitable[shapes.ModelUsed]]
-    search: Callable[[str, int], Awaitable[shapes.SearchResults]]
-    search_documents: Callable[[str, int], Awaitable[shapes.DocumentResults]]
+    search: Callable[[Asked], Awaitable[SearchResults]]
+    search_documents: Callable[[Asked], Awaitable[DocumentResults]]
     embed_text: Callable[[str, dict[str, Any]], Awaitable[shapes.TextTaken]]
     text_state: Callable[[str], Awaitable[shapes.TextState | None]]

@@ -139,6 +139,21 @@ class HoldState(Shape):
     until: datetime | None = None
 
 
+class QuestionServerState(Shape):
+    """The small server that embeds questions while the embedding slot does not.
+
+    model: the name of its model. asking: questions under way. starts, answered: since the daemon began.
+    """
+
+    state: Literal["stopped", "starting", "ready", "stopping", "failed"] = "stopped"
+    model: str | None = None
+    pid: int | None = None
+    asking: int = 0
+    starts: int = 0
+    answered: int = 0
+    why_failed: str | None = None
+
+
 class HostState(Shape):
     """What the host is doing now; all of it is known without asking the database.
 
@@ -156,16 +171,18 @@ class HostState(Shape):
     hold: HoldState | None = None
     slots: Sequence[SlotState]
     gpu: GpuMemory | None = None
+    questions: QuestionServerState = QuestionServerState()
     problems: Sequence[str] = ()
 
 
 class LastRun(Shape):
     """A run, as the database has it. job: the name of the job that it was for, None for a run by hand.
 
-    task: `ingest`, or `extract` for one that only reads.
+    task: `ingest`, or `extract` for one that only reads. host: where it is, or was; several may share the database.
     """
 
     run_id: str
+    host: str = ""
     outcome: Literal["running", "complete", "stopped", "failed", "interrupted"]
     started_at: datetime
     finished_at: datetime | None
@@ -550,57 +567,6 @@ class ModelUsed(Shape):
     model: IndexModel
     moved: bool
     missing: int
-
-
-class SearchHit(Shape):
-    """A passage. score: the cosine. also: other files that hold the same document. pages: first and last.
-
-    link: opens the file on the host, a PDF at the passage's page. table_header: of the table that the text begins
-    inside of.
-    """
-
-    rank: int
-    score: float
-    file: str
-    also: Sequence[str] = ()
-    link: str
-    title: str | None
-    pages: tuple[int, int] | None
-    heading: str | None
-    table_header: str | None = None
-    text: str
-
-
-class DocumentHit(Shape):
-    """A document, found by its own vector. score: the cosine. also: other files that hold it. pages: how many.
-
-    method: how its vector was made: `model`, of all its text at once, or `mean`, of its passages' vectors.
-    """
-
-    rank: int
-    score: float
-    file: str
-    also: Sequence[str] = ()
-    link: str
-    title: str | None
-    pages: int
-    method: str
-
-
-class DocumentResults(Shape):
-    """Documents, best first. model: None where nothing was embedded yet."""
-
-    query: str
-    model: str | None
-    results: Sequence[DocumentHit]
-
-
-class SearchResults(Shape):
-    """Passages, best first. model: None where nothing was embedded yet."""
-
-    query: str
-    model: str | None
-    results: Sequence[SearchHit]
 
 
 class TextRequest(Request):

@@ -262,6 +262,14 @@ def test_run_now_beside_a_daemon_hands_the_work_to_it(tmp_path: Path) -> None:
         second = place.command("daemon", "--port", "0")
         assert second.returncode == 1
         assert f"pid {daemon.process.pid}" in second.stderr
+        assert "there is no language model: NIGHTSHIFT_GENERATION_MODEL is not set." in daemon.log.read_text()
+        told = place.command("run-now", "--database", f"sqlite:///{tmp_path}/other.db")
+        assert (told.returncode, "leave --database and --model out" in told.stderr) == (2, True)
+        wait_for(lambda: daemon.mode() == "embedding", "embedding")
+        status = place.command("status").stdout
+        assert f"\ndaemon     {daemon.url}: mode embedding, without a language model\n" in status
+        said = json.loads(place.command("status", "--json").stdout)["daemon"]
+        assert (said["url"], said["mode"], said["models"]["generation"]) == (daemon.url, "embedding", None)
         result = place.command("run-now", "--json")
         assert result.returncode == 0, result.stderr
         report = json.loads(result.stdout)

@@ -8,7 +8,9 @@ import json
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from pydantic import SecretStr
+from sqlalchemy.orm import Session
 
 from pipeline.core.errors import RunInProgress
 from pipeline.ingest.progress import Progress
@@ -22,6 +24,7 @@ from pipeline.settings.fields import ReportSettings
 from pipeline.store import reports, runs
 from pipeline.store.database import Database
 from pipeline.store.runs import Measured, Process
+from pipeline.store.tables import RunRow
 
 LONG_GONE = Process(this_process().host, 2**22 + 1, 1.0)
 
@@ -36,7 +39,13 @@ def begin_dead(store: Database, run_id: str, at: dt.datetime) -> None:
     with store.begin() as session:
         runs.start_run(session, run_id, LONG_GONE, ["/docs"], at, lambda process: process != LONG_GONE, job="night")
         measured = Measured(documents_read=3, pages_read=40, tokens_embedded=5000, extract_seconds=2.0, device="gpu")
-        runs.heartbeat(session, run_id, at + dt.timedelta(minutes=5), measured)
+        runs.heartbeat(session, run_id, at, measured)
+        last_heard_of(session, run_id, at + dt.timedelta(minutes=5))
+
+
+def last_heard_of(session: Session, run_id: str, at: dt.datetime) -> None:
+    """A server's clock does not go back, and its heartbeats go by that."""
+    session.execute(sa.update(RunRow).where(RunRow.id == run_id).values(heartbeat_at=at))
 
 
 async def test_a_run_that_died_is_reported_once_by_whoever_comes_next(store: Database, settings: Settings) -> None:
@@ -140,6 +149,7 @@ async def test_a_run_that_could_not_note_its_end_does_not_keep_its_process_from_
     now = utc_now()
     with store.begin() as session:
         runs.start_run(session, "lost", this_process(), [], now - dt.timedelta(minutes=2), lambda process: True)
+        last_heard_of(session, "lost", now - dt.timedelta(minutes=2))
     ending = Ending("next", settings, Progress(started_monotonic=0.0))
     async with hold_lease(store, "next", [Path("/docs")], None, ending, asyncio.Event()):
         assert [run_id for run_id, _ in ending.interrupted] == ["lost"]

@@ -196,22 +196,6 @@ async def test_names_that_no_document_can_have(api: Api) -> None:
     assert not list(api.world.inbox.iterdir())
 
 
-async def test_search(api: Api) -> None:
-    found = (await api.http.get("/api/search", params={"q": "when is it due?", "k": 2})).json()
-    assert (found["query"], found["model"], len(found["results"])) == ("when is it due?", "tiny-minilm", 2)
-    assert found["results"][0]["pages"] == [1, 2]
-    assert (await api.http.get("/api/search", params={"q": "  "})).status_code == 400
-    assert (await api.http.get("/api/search", params={"q": "a", "k": 0})).status_code == 422
-
-
-async def test_search_for_documents(api: Api) -> None:
-    found = (await api.http.get("/api/search/documents", params={"q": "when is it due?", "k": 2})).json()
-    (hit,) = found["results"]
-    assert (found["query"], hit["method"], hit["pages"]) == ("when is it due?", "mean", 2)
-    assert (await api.http.get("/api/search/documents", params={"q": "  "})).status_code == 400
-    assert (await api.http.get("/api/search/documents", params={"q": "a", "k": 0})).status_code == 422
-
-
 async def test_unknown_paths_have_the_form_of_their_api(api: Api) -> None:
     assert (await api.http.get("/v1/audio")).json()["error"]["type"] == "not_found_error"
     assert (await api.http.get("/v1/embeddings")).status_code == 405

@@ -11,9 +11,12 @@ from typing import Any
 from pipeline.core.documents import DocumentState
 from pipeline.core.engine_stats import EngineStats
 from pipeline.core.errors import TextQueueFull
+from pipeline.core.fusion import By
 from pipeline.core.modes import Device, Mode, Slot, serves
+from pipeline.runner.searching import Asked
 from pipeline.switcher.admission import Admission, Gate
 from pipeline.web import shapes
+from pipeline.web.search_shapes import DocumentHit, DocumentResults, SearchHit, SearchResults
 from pipeline.web.services import EngineFigures, Services, Target
 from pipeline.web.uploads import UploadFolder
 
@@ -68,6 +71,7 @@ class World:
     switches: list[tuple[Mode, str, float | None]] = field(default_factory=list)
     used: list[tuple[str, bool]] = field(default_factory=list)
     engine: EngineStats = field(default_factory=EngineStats)
+    asked: list[Asked] = field(default_factory=list)
 
     def enter(self, mode: Mode) -> None:
         """Be in a mode."""
@@ -215,25 +219,36 @@ class World:
         )
         return [row] * limit
 
-    async def _search_documents(self, text: str, k: int) -> shapes.DocumentResults:
-        found = shapes.DocumentHit(
-            rank=1, score=0.5, file="/docs/a.pdf", link="file:///docs/a.pdf", title=None, pages=k, method="mean"
+    async def _search_documents(self, asked: Asked) -> DocumentResults:
+        self.asked.append(asked)
+        found = DocumentHit(
+            rank=1,
+            score=0.5,
+            file="/docs/a.pdf",
+            link="file:///docs/a.pdf",
+            type="pdf",
+            title=None,
+            pages=asked.k,
+            method="mean",
         )
-        return shapes.DocumentResults(query=text, model="m", results=[found])
+        return DocumentResults(query=asked.text, model="m", by=By.VECTOR, results=[found])
 
-    async def _search(self, text: str, k: int) -> shapes.SearchResults:
+    async def _search(self, asked: Asked) -> SearchResults:
         self.fail_if_told()
-        hit = shapes.SearchHit(
+        self.asked.append(asked)
+        hit = SearchHit(
             rank=1,
             score=0.5,
             file="/inbox/a.pdf",
             link="file:///inbox/a.pdf#page=1",
+            type="pdf",
             title="A",
             pages=(1, 2),
             heading=None,
-            text=text,
+            text=asked.text,
+            excerpt=(0, len(asked.text)),
         )
-        return shapes.SearchResults(query=text, model="tiny-minilm", results=[hit] * k)
+        return SearchResults(query=asked.text, model="tiny-minilm", by=By.FUSED, results=[hit] * asked.k)
 
     async def _index_models(self) -> list[shapes.IndexModel]:
         return [_index_model("old", active=True), _index_model("new", active=False)]

@@ -64,7 +64,7 @@ def _import_engine() -> None:
     try:
         import pipeline.backends.torch_engine.engine  # noqa: F401
     except ImportError as error:
-        raise ModelError(f"install nightshift[torch] to serve model directories: {error}") from error
+        raise ModelError(f".venv/bin/pip install -e '.[torch]' to serve model directories: {error}") from error
 
 
 def _serve(given: argparse.Namespace, listener: socket.socket, channel: Channel) -> int:

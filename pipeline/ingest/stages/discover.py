@@ -5,11 +5,12 @@ from __future__ import annotations
 import structlog
 
 from pipeline.core.changes import Moves
+from pipeline.ingest.stages.beside import is_known_folder, may_look, stay_while_others_work
 from pipeline.ingest.stages.deletion import delete
 from pipeline.ingest.stages.look import look_at
 from pipeline.ingest.stages.reading import read_busy, read_settled, settle
 from pipeline.ingest.work import Work, utc_now
-from pipeline.store import library, overview, queue, retry
+from pipeline.store import hosts, library, overview, queue, retry
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,9 @@ async def discover(work: Work) -> None:
     progress.resumed = (await work.store.read(overview.count_chunks, work.scopes))["embedded"] > 0
     if waiting.contents:
         work.wake_readers()
-    looks = [look for place in work.places if (look := await look_at(work, place)) is not None]
+    known = [place for place in work.places if is_known_folder(work, place)]
+    places = [place for place in known if await may_look(work, place)]
+    looks = [look for place in places if (look := await look_at(work, place)) is not None]
     moves = Moves([document for look in looks for document in look.changes.missing])
     for look in looks:
         touched += await read_settled(work, look, moves)
@@ -57,4 +60,6 @@ async def discover(work: Work) -> None:
         for path in sorted(look.unsettled):
             log.warning("a file is still being written to; a later run reads it", source=look.place.root, file=path)
             progress.unsettled.append(f"{look.place.root.rstrip('/')}/{path}")
+    await work.store.write(hosts.end_looks, work.run_id)
+    await stay_while_others_work(work, [place for place in known if place not in places])
     work.to_extract.close()

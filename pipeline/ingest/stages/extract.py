@@ -83,9 +83,10 @@ async def _claim(work: Work) -> list[ToExtract]:
         await _room(work)
         last_chance = work.to_extract.closed
         # Before the claim: whoever sends a document back in between is not missed.
-        due = await work.store.read(retry.next_retry, work.scopes, work.target) if last_chance else None
+        wanted = (work.scopes, work.target)
+        due = await work.store.read(retry.next_retry, *wanted, within=work.within) if last_chance else None
         found = await work.store.write(
-            queue.claim_to_extract, work.run_id, work.scopes, work.target, utc_now(), CLAIM, work.order
+            queue.claim_to_extract, work.run_id, *wanted, utc_now(), CLAIM, work.order, within=work.within
         )
         if found:
             return found
@@ -106,7 +107,7 @@ async def _room(work: Work) -> None:
     while (
         work.embedder
         and await work.store.read(queue.chunks_waiting, *wanted) > work.limits.queued_chunks
-        and not await work.store.read(queue.unread_goes_first, *wanted, utc_now(), work.order)
+        and not await work.store.read(queue.unread_goes_first, *wanted, utc_now(), work.order, within=work.within)
     ):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROOM_SECONDS):
@@ -137,7 +138,7 @@ async def _extract_one(work: Work, content: ToExtract) -> None:
         chunks=extracted.chunks,
         stretches=extracted.stretches,
     )
-    stored = await work.store.write(queue.store_extracted, content.content_id, found, utc_now())
+    stored = await work.store.write(queue.store_extracted, content.content_id, found, utc_now(), run_id=work.run_id)
     work.progress.document_read(stored.chunks - stored.reused, reused=stored.reused)
     if stored.ended:
         work.progress.document_done()
@@ -211,17 +212,23 @@ async def _end(work: Work, content: ToExtract, name: str, error: ExtractionError
         luck = random.random()  # noqa: S311 - as above
         retry_at = utc_now() + retry_delay(content.attempts, luck, AWAY_FIRST if away else FIRST)
         log.warning("a document is left for a later run", document=name, reason=error.reason, retry_at=str(retry_at))
-        await work.store.write(queue.postpone, content.content_id, error.reason, retry_at, tried=not away)
+        await work.store.write(
+            queue.postpone, content.content_id, error.reason, retry_at, tried=not away, run_id=work.run_id
+        )
         work.postponed.add(content.content_id)
         work.progress.document_failed(name, DocumentState.DISCOVERED, f"{error.reason}; a later run tries it again")
         return
     state = DocumentState(error.state)
     log.info("a document gives no text", document=name, state=state.value, reason=error.reason)
     if state is DocumentState.ENCRYPTED:
-        await work.store.write(retry.end_encrypted, content.content_id, error.reason, work.passwords_tried)
+        await work.store.write(
+            retry.end_encrypted, content.content_id, error.reason, work.passwords_tried, run_id=work.run_id
+        )
     else:
         pages = error.pages if isinstance(error, NoText) else 0
-        await work.store.write(queue.end_extraction, content.content_id, state, error.reason, pages=pages)
+        await work.store.write(
+            queue.end_extraction, content.content_id, state, error.reason, pages=pages, run_id=work.run_id
+        )
     work.progress.document_failed(name, state, error.reason)
 
 
