@@ -30,6 +30,7 @@ from pipeline.store.queue import ExtractedContent
 from pipeline.store.runs import Process
 from pipeline.store.tables import (
     ChunkRow,
+    ChunkWordsRow,
     ContentEmbeddingRow,
     ContentRow,
     DocumentRow,
@@ -192,6 +193,7 @@ def _copy(session: Session, number: int, documents: int) -> None:
         (DocumentRow, "id", documents),
         (ChunkRow, "id", chunks),
         (PendingChunkRow, "chunk_id", chunks),
+        (ChunkWordsRow, "chunk_id", chunks),
         (EmbeddingRow, "chunk_id", chunks),
         (ContentEmbeddingRow, "content_id", documents),
     ):

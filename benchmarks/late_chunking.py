@@ -107,7 +107,8 @@ def inbox() -> Corpus:
     questions = []
     for line in (ROOT / "data" / "questions.jsonl").read_text(encoding="utf-8").splitlines():
         asked = json.loads(line)
-        questions.append(Question(asked["question"], _touches(asked["file"], asked["page"])))
+        if asked["tag"] == "plain":
+            questions.append(Question(asked["question"], _touches(asked["file"], asked.get("page"))))
     return Corpus(documents, questions)
 
 
