@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.ingest.progress import Progress
-from pipeline.runner import run_now
+from pipeline.runner.run import run_now
 from pipeline.runner.verifying import Findings, Repaired, Wanted, repair, verify
 from pipeline.settings import Settings, load
 from pipeline.store.database import Database, make_engine, upgrade

@@ -22,8 +22,8 @@ import sqlalchemy as sa
 from pipeline.core.errors import RunInProgress, StoreError, UsageError
 from pipeline.ingest.progress import Progress
 from pipeline.ingest.work import utc_now
-from pipeline.runner import run_now
 from pipeline.runner.alone import hold_alone
+from pipeline.runner.run import run_now
 from pipeline.runner.untold import is_alive, this_process
 from pipeline.store import runs
 from pipeline.store.contents import drop_unused

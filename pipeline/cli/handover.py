@@ -17,7 +17,7 @@ from pipeline.cli.view import View, duration, make_view, printable
 from pipeline.cli.words import as_called, counted
 from pipeline.core.errors import UsageError
 from pipeline.ingest.progress import Failure, Progress
-from pipeline.runner import RunReport
+from pipeline.runner.report import RunReport
 from pipeline.settings import LoadedSettings
 
 POLL = 0.25

@@ -14,7 +14,7 @@ from pipeline.store.inventory import ModelInventory
 from pipeline.store.overview import FAILING, DocumentLine, ModelLine
 
 if TYPE_CHECKING:
-    from pipeline.runner import RunReport
+    from pipeline.runner.report import RunReport
 
 FAILING_SHOWN = 20
 UNSETTLED_SHOWN = 5

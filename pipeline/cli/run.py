@@ -24,8 +24,9 @@ from pipeline.cli.words import as_called
 from pipeline.core.errors import ModelError, NightshiftError, SettingsError, StoreError, UsageError
 from pipeline.ingest.progress import Progress
 from pipeline.ingest.work import utc_now
-from pipeline.runner import RunReport, run_now
 from pipeline.runner.ownership import own_host
+from pipeline.runner.report import RunReport
+from pipeline.runner.run import run_now
 from pipeline.runner.untold import this_process
 from pipeline.scheduler.jobs import load_jobs
 from pipeline.settings import LoadedSettings, Settings

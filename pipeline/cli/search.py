@@ -21,7 +21,6 @@ from pipeline.cli.words import as_called
 from pipeline.core.fusion import RRF_K, By
 from pipeline.ingest.names import stored_name
 from pipeline.runner.mirroring import beside
-from pipeline.runner.question import embed_question
 from pipeline.runner.searching import Asked, answer, with_zones
 from pipeline.settings import LoadedSettings
 from pipeline.store.database import Database
@@ -46,6 +45,9 @@ def search_command(asked: Asked, database: str | None, *, as_json: bool) -> None
 
 def _answer(loaded: LoadedSettings, store: Database, asked: Asked) -> dict[str, Any]:
     async def by_our_own_server(model: Any, text: str) -> Any:
+        # Slow to import, for all that a model server needs; a daemon that answers, or words, need none of it.
+        from pipeline.runner.question import embed_question
+
         return await embed_question(loaded.settings, model, text, on_gpu=gpu_is_ours(loaded.settings))
 
     async def by_ourselves() -> dict[str, Any]:

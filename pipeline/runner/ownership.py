@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import fcntl
 import json
 import os
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.core.errors import HostBusy
-from pipeline.ingest.work import utc_now
 
 HOST, PAUSED = "owner.lock", "paused.lock"
 
@@ -50,7 +50,7 @@ def own_host(
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise HostBusy(str(owner_of(data_dir, lock) or "another process")) from error
-        since = f"{utc_now():%Y-%m-%d %H:%M} UTC"
+        since = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
 
         def tell(url: str | None) -> None:
             os.ftruncate(descriptor, 0)
