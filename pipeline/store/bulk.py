@@ -100,7 +100,10 @@ def _copy(session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]]) 
             copy.set_types(types)
             for row in rows:
                 copy.write_row(
-                    [value if form is None else form(value) for value, form in zip(row.values(), forms, strict=True)]
+                    [
+                        value if form is None or value is None else form(value)
+                        for value, form in zip(row.values(), forms, strict=True)
+                    ]
                 )
     except psycopg.Error as error:
         raise DBAPIError(statement, None, error) from error

@@ -73,7 +73,7 @@ def test_all_that_is_kept_is_told_with_the_names_of_models(store: Database) -> N
 def test_a_sample_holds_texts_of_the_model_each_once(store: Database) -> None:
     with store.snapshot() as session:
         assert sample_texts(session, 1, 10) == []
-    insert(store.engine, ROWS["0004"])
+    insert(store.engine, ROWS[max(ROWS)])
     with store.snapshot() as session:
         everything = sample_texts(session, 1, 100)
         assert sorted(everything) == sorted({"first", "zweiter Teil, größer", "outdated", "stored", "queued", "whole"})
