@@ -187,6 +187,18 @@ def test_what_a_database_knows_with_other_bytes_stays(world: World, exported: Pa
         assert other in session.scalars(sa.select(DocumentRow.sha256)).all()
 
 
+@pytest.mark.parametrize("broken", [b"\0" * 100, np.full(384, np.nan, "<f4").tobytes()])
+def test_a_broken_vector_is_said_before_an_import_finds_it(broken: bytes, filled_sqlite: Path, tmp_path: Path) -> None:
+    shutil.copyfile(filled_sqlite, tmp_path / "nightshift.db")
+    with Database.open(f"sqlite:///{tmp_path / 'nightshift.db'}") as store:
+        with store.begin() as session:
+            first = session.scalars(sa.select(sa.func.min(EmbeddingRow.chunk_id))).one()
+            session.execute(sa.update(EmbeddingRow).where(EmbeddingRow.chunk_id == first).values(vector=broken))
+        with pytest.raises(StoreError, match="`verify` names them"):
+            write(store, tmp_path / "all")
+    assert [path.name for path in tmp_path.iterdir() if "all" in path.name] == []
+
+
 def test_only_what_a_model_made_may_be_exported(filled_sqlite: Path, tmp_path: Path) -> None:
     shutil.copyfile(filled_sqlite, tmp_path / "nightshift.db")
     host = Host(tmp_path, {})

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ def _write(
     if fingerprint is not None:
         wanted = wanted.where(ModelRow.fingerprint == fingerprint)
     model_ids = list(session.scalars(wanted))
+    dimensions: dict[str, int] = dict(session.execute(sa.select(ModelRow.fingerprint, ModelRow.dimension)).all())
     makers: dict[str, Callable[[Session, Sequence[int]], Iterator[dict[str, Any]]]] = {
         "models": _models,
         "documents": _documents,
@@ -107,7 +108,7 @@ def _write(
     rows: dict[str, int] = {}
     for table, make in makers.items():
         rows[table] = 0
-        with _Writer(folder / file_of(table), table) as writer:
+        with _Writer(folder / file_of(table), table, dimensions) as writer:
             for block in _blocks(make(session, model_ids)):
                 writer.write(block)
                 rows[table] += len(block)
@@ -120,10 +121,11 @@ _REPEATED = ("file", "title", "model", "fingerprint", "source", "kind", "state")
 
 
 class _Writer:
-    """A Parquet file of a table, row group by row group."""
+    """A Parquet file of a table, row group by row group. dimensions: of the models' vectors, by fingerprint."""
 
-    def __init__(self, path: Path, table: str) -> None:
+    def __init__(self, path: Path, table: str, dimensions: Mapping[str, int]) -> None:
         self._pa = arrow()
+        self._dimensions = dimensions
         self._schema = schema(table)
         repeated = [name for name in _REPEATED if name in self._schema.names]
         self._writer = self._pa.parquet.ParquetWriter(
@@ -137,9 +139,14 @@ class _Writer:
         self._writer.close()
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Raises ValueError for a vector that no import would take."""
         columns = []
         for field in self._schema:
             values = [row[field.name] for row in rows]
+            if field.name == "vector":
+                for value, row in zip(values, rows, strict=True):
+                    if value is not None and len(value) != 4 * self._dimensions[row["fingerprint"]]:
+                        raise ValueError(f"a vector of content {row['content']} has {len(value)} bytes")
             columns.append(
                 self._vectors(values, field) if field.name == "vector" else self._pa.array(values, field.type)
             )
@@ -150,6 +157,8 @@ class _Writer:
         sizes = [0 if value is None else len(value) // 4 for value in values]
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
         numbers = np.frombuffer(b"".join(value or b"" for value in values), "<f4").astype(np.float32)
+        if not np.isfinite(numbers).all():
+            raise ValueError("a vector holds what is no number")
         missing = self._pa.array([value is None for value in values])
         return self._pa.ListArray.from_arrays(
             self._pa.array(offsets), self._pa.array(numbers), type=field.type, mask=missing
