@@ -8,28 +8,49 @@ import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import pipeline
 from pipeline.cli.console import DATABASE_HELP, EXIT_FAILED, EXIT_STOPPED, JSON_HELP, complain, print_error
 from pipeline.cli.words import program
 
+WIDEST_HELP = 120
+"""Columns of the help, at most: longer lines read badly."""
+
+
+class _Group(TyperGroup):
+    """Lists its commands with the whole first sentence of each. Typer's own list cuts them to one line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = [self.commands[name] for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(str(command.name), command.get_short_help_str(sys.maxsize)) for command in commands])
+
+
 app = typer.Typer(
     name="nightshift",
+    cls=_Group,
     help="Nightshift: a language model by day, a document index by night, on one GPU.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},
 )
-documents_app = typer.Typer(help="The documents: list them, show one, send back what failed.", rich_markup_mode=None)
-models_app = typer.Typer(help="The models that made vectors, and the one that search uses.", rich_markup_mode=None)
-jobs_app = typer.Typer(help="The jobs: when the host is for what.", rich_markup_mode=None)
-db_app = typer.Typer(help="The database's tables.", no_args_is_help=True, rich_markup_mode=None)
-mirror_app = typer.Typer(help="Qdrant beside the database: what it holds and what it is owed.", rich_markup_mode=None)
+documents_app = typer.Typer(
+    cls=_Group, help="The documents: list them, show one, send back what failed.", rich_markup_mode=None
+)
+models_app = typer.Typer(
+    cls=_Group, help="The models that made vectors, and the one that search uses.", rich_markup_mode=None
+)
+jobs_app = typer.Typer(cls=_Group, help="The jobs: when the host is for what.", rich_markup_mode=None)
+db_app = typer.Typer(cls=_Group, help="The database's tables.", no_args_is_help=True, rich_markup_mode=None)
+mirror_app = typer.Typer(
+    cls=_Group, help="Qdrant beside the database: what it holds and what it is owed.", rich_markup_mode=None
+)
 app.add_typer(documents_app, name="documents")
 app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
