@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,9 @@ from rich.text import Text
 from pipeline.cli.console import EXIT_FAILED, errors_explained, load_settings, out
 from pipeline.cli.view import printable
 from pipeline.cli.words import counted, program
+from pipeline.core.modes import Mode
 from pipeline.core.schedule import Desired, Job, Reason, Window, desired_mode, next_windows, window_at
+from pipeline.core.windows import next_start
 from pipeline.scheduler.jobs import LoadedJobs, Problem, load_jobs
 from pipeline.scheduler.overview import overview, zone_name
 
@@ -28,8 +32,10 @@ _HEADER = ("", "job", "mode", "open", "next", "time zone", "task")
 def list_command(*, as_json: bool) -> None:
     """The `jobs` command."""
     with errors_explained(as_json=as_json):
-        folder = load_settings().settings.jobs_dir
-        list_jobs(load_jobs(folder), datetime.now(UTC).astimezone(), out(), as_json=as_json)
+        settings, now = load_settings().settings, datetime.now(UTC).astimezone()
+        loaded = load_jobs(settings.jobs_dir)
+        desired = desired_mode(loaded.jobs, now, default=Mode(settings.default_mode))
+        list_jobs(loaded, now, out(), as_json=as_json, desired=desired)
 
 
 def check_command(*, as_json: bool) -> None:
@@ -43,13 +49,16 @@ def check_command(*, as_json: bool) -> None:
 def list_jobs(
     loaded: LoadedJobs, now: datetime, console: Console, *, as_json: bool = False, desired: Desired | None = None
 ) -> None:
-    """Each job with its open and its next window by its own clock; those that count now have a star.
+    """Each job with its open and its next window by its own clock, in the order of the next starts.
 
-    These are the one that decides the mode, and those whose window is open and that go beside any mode.
+    Those that count now have a star: the one that decides the mode, and those whose window is open and that go beside
+    any mode.
+
     now: an instant, shown in its own time zone. desired: what is wanted now, where more than the
     jobs decides that. A table on a terminal, aligned lines in a pipe, or one JSON object.
     """
     desired = desired or desired_mode(loaded.jobs, now)
+    loaded = replace(loaded, jobs=_soonest_first(loaded.jobs, now))
     if as_json:
         _print_line(console, json.dumps(overview(loaded, now, desired), ensure_ascii=False, indent=2))
         return
@@ -83,6 +92,13 @@ def check_jobs(loaded: LoadedJobs, console: Console, *, as_json: bool = False, c
     else:
         _print_line(console, f"{counted(len(loaded.jobs), 'job')}, nothing wrong")
     return EXIT_FAILED if loaded.problems else 0
+
+
+def _soonest_first(jobs: Sequence[Job], now: datetime) -> tuple[Job, ...]:
+    """By the time of the next start; those that never start, or are off, come last."""
+    never = datetime.max.replace(tzinfo=UTC)
+    starts = {job.name: (next_start(job, now) if job.enabled else None) or never for job in jobs}
+    return tuple(sorted(jobs, key=lambda job: (starts[job.name], job.name)))
 
 
 def _row(job: Job, now: datetime, desired: Desired) -> tuple[str, ...]:

@@ -53,24 +53,36 @@ def test_a_pipe_gets_aligned_lines_and_what_is_wanted_now(loaded: LoadedJobs) ->
     assert listed(loaded) == [
         "   day    generation               Tue 2026-06-02 08:00 to 18:00                 Europe/Berlin",
         "*  night  embedding   until 08:00  Wed 2026-06-03 02:00 to 08:00                 Europe/Berlin  ingest",
-        "   off    idle        off                                                        Europe/Berlin",
         "   seoul  idle                     Sun 2026-06-07 17:00 to Mon 2026-06-08 17:00  Asia/Seoul",
+        "   off    idle        off                                                        Europe/Berlin",
         "",
         "wanted now: embedding until Tue 2026-06-02 08:00 CEST (job night)",
     ]
 
 
+def test_they_come_in_the_order_of_their_next_starts(loaded: LoadedJobs) -> None:
+    def names(now: datetime) -> list[str]:
+        return [line[3:].split()[0] for line in listed(loaded, now)[:4]]
+
+    assert names(NOW) == ["day", "night", "seoul", "off"]
+    assert names(NOW.replace(hour=9)) == ["night", "day", "seoul", "off"]  # the open one is the last to start again
+    assert names(NOW.replace(day=7, hour=9)) == ["seoul", "night", "day", "off"]
+    out = io.StringIO()
+    list_jobs(loaded, NOW.replace(hour=9), console(out), as_json=True)
+    assert [job["name"] for job in json.loads(out.getvalue())["jobs"]] == ["night", "day", "seoul", "off"]
+
+
 def test_a_window_that_another_goes_before_is_open_without_a_star(loaded: LoadedJobs) -> None:
     lines = listed(loaded, NOW + timedelta(days=6))
-    assert [line[0] for line in lines[:4]] == [" ", " ", " ", "*"]
-    assert "until 08:00" in lines[1]
+    assert [line.split()[1] for line in lines[:4] if line.startswith("*")] == ["seoul"]
+    assert "until 08:00" in next(line for line in lines if "night" in line)
     assert lines[-1] == "wanted now: idle until Mon 2026-06-08 10:00 CEST (job seoul)"
 
 
 def test_what_goes_beside_any_mode_has_a_star_while_it_is_open(tmp_path: Path) -> None:
     reads = 'cron = "0 1 * * *"\nuntil = "13:00"\ntask = "extract"\n'
     lines = listed(load_with(tmp_path, FILES | {"reads": reads}))
-    assert [line.split()[:2] for line in lines if line.startswith("*")] == [["*", "night"], ["*", "reads"]]
+    assert [line.split()[:2] for line in lines if line.startswith("*")] == [["*", "reads"], ["*", "night"]]
     late = listed(load_with(tmp_path, FILES | {"reads": reads}), NOW.replace(hour=14))
     assert [line.split()[1] for line in late if line.startswith("*")] == ["day"]
 
