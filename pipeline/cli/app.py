@@ -518,13 +518,16 @@ def import_(
 
 
 @app.command()
-def config(as_json: JsonOption = False) -> None:
+def config(
+    changed: Annotated[bool, typer.Option("--changed", help="Only what differs from the defaults.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Each setting, its value, and where it was set."""
     from pipeline.cli.config import show_config
     from pipeline.cli.console import errors_explained, load_settings, out
 
     with errors_explained(as_json=as_json):
-        show_config(load_settings(), out(), as_json=as_json)
+        show_config(load_settings(), out(), as_json=as_json, changed_only=changed)
 
 
 @documents_app.callback(invoke_without_command=True)

@@ -18,18 +18,24 @@ if TYPE_CHECKING:
     from pipeline.settings.description import Plain
 
 
-def show_config(loaded: LoadedSettings, console: Console, *, as_json: bool = False) -> None:
+def show_config(loaded: LoadedSettings, console: Console, *, as_json: bool = False, changed_only: bool = False) -> None:
     """A table on a terminal, aligned lines in a pipe, or one JSON object; passwords are masked.
 
+    changed_only: what somebody set to another value than the default.
     JSON: dotted key -> {"value": ..., "origin": ...}, with null for what is not set.
     """
     values = loaded.settings.flatten()
+    if changed_only:
+        values = {key: values[key] for key in loaded.changed()}
     if as_json:
         document = {key: {"value": value, "origin": loaded.origins[key]} for key, value in values.items()}
         _print_line(console, json.dumps(document, indent=2))
         return
+    if not values:
+        _print_line(console, "Every setting has its default.")
+        return
     rows = [
-        tuple(printable(cell, console.encoding) for cell in (key, _cell(value), loaded.origins[key]))
+        tuple(printable(cell, console.encoding) for cell in (key, _cell(value), _place(loaded, key)))
         for key, value in values.items()
     ]
     if console.is_terminal:
@@ -49,6 +55,12 @@ def _table(rows: list[tuple[str, ...]]) -> Table:
     for key, value, origin in rows:
         table.add_row(Text(key), Text(value), Text(origin), style="dim" if origin == "default" else "")
     return table
+
+
+def _place(loaded: LoadedSettings, key: str) -> str:
+    """Where a setting was set: a variable, an option, or a file with its line where that is known."""
+    origin, place = loaded.origins[key], loaded.place(key)
+    return place if place.startswith(origin) else origin
 
 
 def _cell(value: Plain) -> str:

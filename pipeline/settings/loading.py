@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from pipeline.core.errors import SettingsError
 from pipeline.settings import wording
 from pipeline.settings.fields import SHIPPED_MODEL, Settings, known_settings
-from pipeline.settings.sources import Given, from_environment, from_file, from_options
+from pipeline.settings.sources import FILE_VARIABLE, Given, from_environment, from_file, from_options
 
 DEFAULT = "default"
 
+_NO_FILE = {FILE_VARIABLE: os.devnull}
 _DEFAULT_FOLDERS = ("data_dir", "jobs_dir")
 _PATHS = frozenset(known.key for known in known_settings() if known.is_path)
 _SECRETS = ("api_key", "database_url", "extract.passwords")
@@ -33,11 +34,20 @@ class LoadedSettings:
     origins: dotted key -> `default`, the name of the settings file, the name of the
         environment variable, or `option --name`.
     places: the same for what is not a default, as exact as an error says it: with the line of the file.
+    cwd: the folder that the defaults' relative paths start from.
     """
 
     settings: Settings
     origins: Mapping[str, str]
     places: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path = field(default_factory=Path.cwd)
+
+    def changed(self) -> list[str]:
+        """The settings that somebody set to another value than the default, in the order of the documentation."""
+        defaults = load({"data_dir": str(self.settings.data_dir)}, environ=_NO_FILE, cwd=self.cwd).settings
+        plain, mine = defaults.flatten(), self.settings.flatten()
+        plain["data_dir"] = str(self.cwd / Settings.model_fields["data_dir"].default)
+        return [key for key, origin in self.origins.items() if origin != DEFAULT and mine[key] != plain[key]]
 
     def place(self, key: str) -> str:
         """Where a setting was set, for an error: it ends the words "set in"."""
@@ -70,7 +80,7 @@ def load(
     settings = _validated({key: _resolved(key, value, models) for key, value in values.items()}, values)
     origins = {known.key: given[known.key].origin if known.key in given else DEFAULT for known in known_settings()}
     _check_folder(settings.data_dir, given["data_dir"].place if "data_dir" in given else DEFAULT)
-    return LoadedSettings(settings, origins, {key: value.place for key, value in given.items()})
+    return LoadedSettings(settings, origins, {key: value.place for key, value in given.items()}, cwd)
 
 
 def _check_folder(path: Path, place: str) -> None:
