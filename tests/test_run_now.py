@@ -479,7 +479,8 @@ def test_documents_of_any_name_are_listed_on_a_line_retried_and_forgotten(host: 
     (docs / "two\nlines.pdf").write_bytes(b"no document")
     Path(os.fsdecode(os.fsencode(docs) + b"/caf\xe9.pdf")).write_bytes(b"neither")
     host.run_json("run-now", str(docs))
-    listed = host.run("documents").stdout.splitlines()
+    header, *listed = host.run("documents").stdout.splitlines()
+    assert header.split() == ["id", "state", "embedded/chunks", "file"]
     assert len(listed) == 3
     names = {line.split("/docs/")[1].split(".pdf")[0]: line.split()[0] for line in listed}
     assert set(names) == {"good", r"two\nlines", r"caf\xe9"}

@@ -67,6 +67,10 @@ StateOption = Annotated[
         help="Only these: discovered, extracted, embedded, empty, encrypted or failed. May be repeated.",
     ),
 ]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", metavar="PART", help="Only those with PART in their name; case counts for nothing."),
+]
 MODEL_HELP = "Its name, its file's name, or the start of its fingerprint."
 LimitOption = Annotated[int | None, typer.Option("-n", "--limit", metavar="N", min=1, help="At most so many.")]
 
@@ -533,20 +537,22 @@ def config(
 @documents_app.callback(invoke_without_command=True)
 def _documents(
     context: typer.Context,
+    name: NameOption = None,
     state: StateOption = None,
     limit: LimitOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        documents_list(state=state, limit=limit, database=database, as_json=as_json)
-    elif state or limit or database or as_json:
+        documents_list(name=name, state=state, limit=limit, database=database, as_json=as_json)
+    elif name is not None or state or limit or database or as_json:
         message = f"put the options after the command: documents {context.invoked_subcommand} ..."
         raise typer.BadParameter(message)
 
 
 @documents_app.command("list")
 def documents_list(
+    name: NameOption = None,
     state: StateOption = None,
     limit: LimitOption = None,
     database: DatabaseOption = None,
@@ -555,7 +561,7 @@ def documents_list(
     """List documents, with the reason for each that is not embedded."""
     from pipeline.cli import documents
 
-    documents.list_command(state, database, limit, as_json=as_json)
+    documents.list_command(state, name, database, limit, as_json=as_json)
 
 
 @documents_app.command("show")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -28,24 +29,45 @@ _OWN_VECTOR = {"model": "by the model, over the whole text", "mean": "the mean o
 _TRIED_AGAIN = (*FAILING, DocumentState.DISCOVERED)
 
 
-def list_command(states: Sequence[str] | None, database: str | None, limit: int | None, *, as_json: bool) -> None:
-    """Print the documents, one to a line."""
+def list_command(
+    states: Sequence[str] | None, part: str | None, database: str | None, limit: int | None, *, as_json: bool
+) -> None:
+    """Print the documents, one to a line. part: of their names; None is all."""
     with errors_explained(as_json=as_json), open_store(database) as (loaded, store):
         wanted, missing = _states(states), not_there_yet(loaded)
         with store.snapshot() as session:
-            lines = overview.list_documents(session, wanted, limit=limit)
+            lines = overview.list_documents(session, wanted, limit=limit, named=None if part is None else _has(part))
     if as_json:
         print_json([_line_as_json(line) for line in lines])
         return
     if not lines:
-        _print(missing or (f"No documents that are {' or '.join(wanted)}." if wanted else "No documents."))
-    width = max((len(str(line.id)) for line in lines), default=1)
+        named = "" if part is None else f" with {part} in their names"
+        _print_line(missing or f"No documents{named}{' that are ' if wanted else ''}{' or '.join(wanted or ())}.")
+        return
+    width = max(len("id"), *(len(str(line.id)) for line in lines))
+    _print_line(f"{'id':>{width}}  {'state':<10} embedded/chunks file")
     for line in lines:
         reason = f": {line.reason}" if line.reason else ""
         older = "; its earlier text is still searched" if line.older and line.state in FAILING else ""
         textless = f"; no text on {line.pages_without_text} of {line.pages} pages" if line.pages_without_text else ""
-        count = f"{line.embedded:>5}/{line.chunks:<5}"
+        count = f"{line.embedded:>8}/{line.chunks:<6}"
         _print_line(f"{line.id:>{width}}  {line.state.value:<10} {count} {line.file}{reason}{older}{textless}")
+
+
+def _has(part: str) -> Callable[[str], bool]:
+    """Whether a path has `part` in its file's name, or anywhere where `part` names folders; case counts for nothing."""
+    wanted = {_folded(stored_name(written)) for written in (part, unescaped(part))}
+
+    def has(path: str) -> bool:
+        looked_at = _folded(path if "/" in part else path.rpartition("/")[2])
+        return any(one in looked_at for one in wanted)
+
+    return has
+
+
+def _folded(name: str) -> str:
+    """A name without regard to case, and to whether its letters are composed (macOS takes them apart)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def show_command(name: str, database: str | None, *, as_json: bool) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,12 +184,17 @@ def list_documents(
     states: Sequence[DocumentState] | None = None,
     scopes: Sequence[Scope] | None = None,
     limit: int | None = None,
+    named: Callable[[str], bool] | None = None,
 ) -> list[DocumentLine]:
-    """Documents by path; `states` None is all of them."""
+    """Documents by path; `states` None is all of them. named: keeps those whose absolute path it is true for."""
     query = _lines().where(in_scope(scopes)).order_by(SourceRow.root, DocumentRow.path)
     if states is not None:
         query = query.where(_state.in_([state.value for state in states]))
-    return [_line(row) for row in session.execute(query.limit(limit))]
+    if named is None:
+        return [_line(row) for row in session.execute(query.limit(limit))]
+    # Not in SQL: databases do not agree on what a letter's other case is, and compare no decomposed ones.
+    with session.execute(query.execution_options(yield_per=1000)) as found:
+        return list(itertools.islice((line for line in map(_line, found) if named(line.file)), limit))
 
 
 def find_documents(session: Session, name: str) -> list[DocumentLine]:
