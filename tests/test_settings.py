@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from pipeline.core.errors import SettingsError
 from pipeline.settings import LoadedSettings, Settings, known_settings, load
-from pipeline.settings.description import mask_password
 
 
 def loaded(
@@ -246,15 +245,3 @@ class TestSecrets:
         with pytest.raises(SettingsError) as caught:
             loaded(tmp_path, NIGHTSHIFT_DATABASE_URL="mysql://me:hunter2@host/db", NIGHTSHIFT_PORT="0")
         assert "hunter2" not in f"{caught.value} {caught.value.__cause__}"
-
-    @pytest.mark.parametrize(
-        ("url", "masked"),
-        [
-            ("postgresql://u:p@ss/w:rd@h:5432/d", "postgresql://u:********@h:5432/d"),
-            ("postgresql://u@h/d", "postgresql://u@h/d"),
-            ("postgresql://h/d?user=u&password=p", "postgresql://h/d?user=u&password=********"),
-            ("sqlite:////srv/a:b@c/x.db", "sqlite:////srv/a:b@c/x.db"),
-        ],
-    )
-    def test_masking(self, url: str, masked: str) -> None:
-        assert mask_password(url) == masked

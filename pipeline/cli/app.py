@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 import pipeline
 from pipeline.cli.console import DATABASE_HELP, EXIT_FAILED, EXIT_STOPPED, JSON_HELP, complain, print_error
 from pipeline.cli.words import program
+from pipeline.core.redaction import redacted
 
 WIDEST_HELP = 120
 """Columns of the help, at most: longer lines read badly."""
@@ -90,7 +91,7 @@ def run() -> int:
         code = app(prog_name=program(), standalone_mode=False) or 0
         sys.stdout.flush()
     except _Misused as error:
-        error.message += _how_to_ask(sys.argv[1:])
+        error.message = redacted(error.message + _how_to_ask(sys.argv[1:]))
         error.show()
         if "--json" in sys.argv:
             print_error(error.format_message())

@@ -7,9 +7,11 @@ import json
 import logging
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import stamina.instrumentation
@@ -24,6 +26,7 @@ from pipeline.cli import EXIT_STOPPED as EXIT_STOPPED
 from pipeline.cli.view import printable
 from pipeline.cli.words import as_called
 from pipeline.core.errors import NightshiftError, SettingsError, UsageError
+from pipeline.core.redaction import redacted, remember
 from pipeline.settings import LoadedSettings, load
 from pipeline.store.database import Database
 
@@ -61,13 +64,13 @@ def exit_code(error: NightshiftError) -> int:
 def complain(message: str) -> None:
     """Print what went wrong on standard error; what is long, such as the end of a log, has lines of its own."""
     console = err()
-    for line in as_called(f"nightshift: {message}").splitlines():
+    for line in redacted(as_called(f"nightshift: {message}")).splitlines():
         console.print(Text(printable(line, console.encoding)), soft_wrap=True)
 
 
 def print_error(message: str) -> None:
     """What programs get on standard output in place of an answer."""
-    print_json({"error": as_called(message)})
+    print_json({"error": redacted(as_called(message))})
 
 
 @contextmanager
@@ -82,13 +85,14 @@ def errors_explained(*, as_json: bool = False) -> Iterator[None]:
 def load_settings(options: Mapping[str, object] | None = None) -> LoadedSettings:
     """The settings, and logs to go with them."""
     loaded = load(options)
+    remember(loaded.settings.secrets())
     shown_by_default = "warning" if loaded.origins["log_level"] == "default" else loaded.settings.log_level
     set_up_logs(shown_by_default)
     return loaded
 
 
 def set_up_logs(level: str) -> None:
-    """Logs go to standard error, a sentence and its fields to a line."""
+    """Logs go to standard error, a sentence and its fields to a line, without secrets. So do tracebacks."""
     stamina.instrumentation.set_on_retry_hooks(())  # our own lines say what is tried again
     structlog.configure(
         processors=[
@@ -100,12 +104,26 @@ def set_up_logs(level: str) -> None:
                 # A traceback with the values of variables would print keys and documents, at length.
                 exception_formatter=structlog.dev.plain_traceback,
             ),
+            lambda _, __, line: redacted(str(line)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         # Looked up at each line: a live view puts itself in place of sys.stderr to print above itself.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    # What libraries log, and what nobody catches.
+    assert logging.lastResort is not None
+    logging.lastResort.setFormatter(_Redacting())
+    sys.excepthook = _print_traceback
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, where))))
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from sqlalchemy.engine import Engine
 from pipeline.cli.console import errors_explained, existing_or_empty, load_settings, print_json
 from pipeline.cli.copies import make_copies
 from pipeline.cli.words import as_called, counted, size
+from pipeline.core.redaction import redacted
 from pipeline.runner.ownership import own_host
-from pipeline.settings.description import mask_password
 from pipeline.store.backup import BackedUp, back_up, restore
 from pipeline.store.backup_server import back_up_server, restore_server
 from pipeline.store.database import Database, make_engine, schema_revisions, shown, upgrade
@@ -42,7 +42,7 @@ def revision_command(database: str | None, *, as_json: bool) -> None:
         # To look at a SQLite file that is not there would make one.
         with existing_or_empty(address) as url, _engine(url) as engine:
             current, head = schema_revisions(engine)
-        where = mask_password(address)
+        where = redacted(address)
     if as_json:
         print_json({"database": where, "revision": current, "needed": head})
     else:

@@ -19,10 +19,10 @@ from pipeline.cli.words import counted
 from pipeline.core.errors import UsageError
 from pipeline.core.fusion import By
 from pipeline.core.judged import Question, parse_questions
+from pipeline.core.redaction import redacted
 from pipeline.runner.evaluation import Answered, Evaluation, Scores, Side, evaluate
 from pipeline.runner.mirroring import beside
 from pipeline.runner.question import embed_questions
-from pipeline.settings.description import mask_password
 from pipeline.store.inventory import short_fingerprint
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def eval_command(
                 return await evaluate(sides, questions, rankings, k, embed)
 
         found = asyncio.run(judged())
-        urls = [mask_password(url) for url in (loaded.settings.database_url, against_database) if url is not None]
+        urls = [redacted(url) for url in (loaded.settings.database_url, against_database) if url is not None]
     databases = [urls[0], urls[-1]]
     if as_json:
         print_json(_as_json(found, databases, questions))

@@ -22,6 +22,7 @@ from pipeline.cli.remote import running_daemon
 from pipeline.cli.view import View, make_view, printable
 from pipeline.cli.words import as_called
 from pipeline.core.errors import ModelError, NightshiftError, SettingsError, StoreError, UsageError
+from pipeline.core.redaction import redacted
 from pipeline.ingest.progress import Progress
 from pipeline.ingest.work import utc_now
 from pipeline.runner.ownership import own_host
@@ -30,7 +31,6 @@ from pipeline.runner.run import run_now
 from pipeline.runner.untold import this_process
 from pipeline.scheduler.jobs import load_jobs
 from pipeline.settings import LoadedSettings, Settings
-from pipeline.settings.description import mask_password
 from pipeline.store import runs
 from pipeline.store.database import Database
 
@@ -87,7 +87,7 @@ def run_command(
         print_json(report.as_json() | ({"error": report.errors[0]} if report.errors else {}))
     elif not quiet:
         console = out()
-        for line in words.lines(report, model=model, database=mask_password(database) if database else None):
+        for line in words.lines(report, model=model, database=redacted(database) if database else None):
             for part in as_called(line).splitlines():
                 console.print(printable(part, console.encoding), soft_wrap=True, markup=False)
     if quiet or as_json:

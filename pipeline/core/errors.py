@@ -48,11 +48,19 @@ from __future__ import annotations
 import shlex
 from typing import ClassVar, Literal
 
+from pipeline.core.redaction import redacted
+
 FinalState = Literal["empty", "encrypted", "failed"]
 
 
 class NightshiftError(Exception):
-    """The root of the tree: whatever is one of these is explained by its message."""
+    """The root of the tree: whatever is one of these is explained by its message.
+
+    A message may quote an address, or what another library said: secrets are taken out of it.
+    """
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class SettingsError(NightshiftError):

@@ -22,6 +22,7 @@ from pipeline.backends.served import Served
 from pipeline.backends.server import ModelServer
 from pipeline.core.errors import ModelError, NightshiftError, UsageError
 from pipeline.core.modes import Device, Mode, Slot
+from pipeline.core.redaction import redacted
 from pipeline.core.shift import Margins
 from pipeline.daemon.governor import Governor
 from pipeline.daemon.host import Host
@@ -302,9 +303,8 @@ def _slot_model(
         raise ModelError(f"the backend is remote, and nothing says where: set NIGHTSHIFT_{slot.value.upper()}_URL")
     if wanted.backend == "remote" and slot is Slot.GENERATION:
         # Its weights are somebody else's business; the name is what it is asked for.
-        return SlotModel(
-            slot, name, f"remote {wanted.url}", "remote", generation_options(settings), None, wanted.url or "", key
-        )
+        where = redacted(f"remote {wanted.url}")
+        return SlotModel(slot, name, where, "remote", generation_options(settings), None, wanted.url or "", key)
     # For embedding the file is needed all the same: chunks are counted with its tokenizer, and vectors belong to it.
     file = resolve(name, settings.data_dir / "models", known=known)
     kind = kind_of(slot, wanted.backend, file, gpu, programs)

@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from pipeline.core.errors import LeaseLost, NightshiftError, RunInProgress
+from pipeline.core.redaction import redacted
 from pipeline.core.shift import Task
 from pipeline.ingest.names import stored_name
 from pipeline.ingest.work import utc_now
@@ -64,7 +65,7 @@ async def hold_lease(
                 raise
             raise LeaseLost from None
     except BaseException as error:
-        reason = str(error) if isinstance(error, NightshiftError) else repr(error)
+        reason = str(error) if isinstance(error, NightshiftError) else redacted(repr(error))
         if isinstance(error, LeaseLost):
             log.error("the run ends: it was taken for dead", run=run_id)
         if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):

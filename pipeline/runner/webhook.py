@@ -19,6 +19,7 @@ import structlog
 
 import pipeline
 from pipeline.core.errors import StoreError
+from pipeline.core.redaction import redacted
 from pipeline.settings.fields import ReportSettings
 from pipeline.store import reports
 from pipeline.store.database import Database
@@ -135,7 +136,7 @@ async def _try(
     except TimeoutError:
         return f"the receiver did not answer within {longest:.0f} s", False
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return f"{type(error).__name__}: {error}".rstrip(": ")[:MOST_ERROR], False
+        return redacted(f"{type(error).__name__}: {error}").rstrip(": ")[:MOST_ERROR], False
     return None, True
 
 

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from pipeline.core.redaction import MASK, redacted, secrets_in, secrets_of_address
+
 ENVIRONMENT_PREFIX = "NIGHTSHIFT_"
-MASK = "********"
 
 Plain = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class KnownSetting:
-    """One setting. key: dotted. variable: of the environment. default: as the documentation writes it."""
+    """One setting.
+
+    key: dotted. variable: of the environment. default: as the documentation writes it. is_secret: its value is shown
+    to nobody.
+    """
 
     key: str
     variable: str
     default: str
     description: str
     is_path: bool
+    is_secret: bool
 
 
 def describe(model: type[BaseModel], prefix: str = "") -> Iterator[KnownSetting]:
@@ -42,7 +47,13 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[KnownSetting]
             default=_default_text(field),
             description=field.description or "",
             is_path=field.annotation in (Path, Path | None),
+            is_secret=SecretStr in _types_in(field.annotation),
         )
+
+
+def _types_in(annotation: object) -> set[object]:
+    """A type, and all types that it is made of."""
+    return {annotation}.union(*(_types_in(part) for part in get_args(annotation)))
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
@@ -60,20 +71,23 @@ def value_of(settings: BaseModel, key: str) -> object:
 
 
 def shown(value: object) -> Plain:
-    """A value fit for JSON: a secret masked, a path as text, a list with commas."""
+    """A value fit for JSON: a secret masked, also one in an address; a path as text, a list with commas."""
     if isinstance(value, SecretStr):
         return MASK
     if isinstance(value, tuple):
-        return MASK if any(isinstance(one, SecretStr) for one in value) else ", ".join(map(str, value))
-    return value if value is None or isinstance(value, str | int | float) else str(value)
+        return MASK if any(isinstance(one, SecretStr) for one in value) else redacted(", ".join(map(str, value)))
+    return value if value is None or isinstance(value, int | float) else redacted(str(value))
 
 
-def mask_password(url: str) -> str:
-    """A database address that may be shown: no password, neither before the host nor among the parameters."""
-    address, mark, query = url.partition("?")
-    address = re.sub(r"(://[^:/@]*:).*@", rf"\g<1>{MASK}@", address)
-    query = re.sub(r"((?:^|&)[^=&]*(?:passw|pwd|secret|key)[^=&]*=)[^&]*", rf"\g<1>{MASK}", query, flags=re.IGNORECASE)
-    return address + mark + query
+def secrets_of(value: object) -> Iterator[str]:
+    """What of a value is secret."""
+    if isinstance(value, tuple):
+        for one in value:
+            yield from secrets_of(one)
+    elif isinstance(value, SecretStr):
+        yield from secrets_of_address(value.get_secret_value())
+    elif isinstance(value, str):
+        yield from secrets_in(value)
 
 
 def _default_text(field: FieldInfo) -> str:

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pipeline.core.globs import compile_globs
 from pipeline.core.stretches import LONGEST
 from pipeline.settings.consistency import contradictions
-from pipeline.settings.description import KnownSetting, Plain, describe, mask_password, section_of, shown, value_of
+from pipeline.settings.description import KnownSetting, Plain, describe, secrets_of, section_of, shown, value_of
 
 SHIPPED_MODEL = "all-MiniLM-L6-v2-F16.gguf"
 
@@ -539,9 +539,11 @@ class Settings(BaseSettings):
 
     def flatten(self) -> dict[str, Plain]:
         """Dotted key -> value, for showing: fit for JSON, with passwords masked and paths as text."""
-        return {known.key: shown(value_of(self, known.key)) for known in known_settings()} | {
-            "database_url": mask_password(self.database_url)
-        }
+        return {known.key: shown(value_of(self, known.key)) for known in known_settings()}
+
+    def secrets(self) -> set[str]:
+        """Keys, and the passwords in addresses: what nobody may be shown."""
+        return {secret for known in known_settings() for secret in secrets_of(value_of(self, known.key))}
 
 
 def known_settings() -> list[KnownSetting]:

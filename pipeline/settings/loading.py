@@ -21,7 +21,7 @@ DEFAULT = "default"
 _NO_FILE = {FILE_VARIABLE: os.devnull}
 _DEFAULT_FOLDERS = ("data_dir", "jobs_dir")
 _PATHS = frozenset(known.key for known in known_settings() if known.is_path)
-_SECRETS = ("api_key", "database_url", "extract.passwords")
+_SECRETS = frozenset(known.key for known in known_settings() if known.is_secret) | {"database_url"}
 _MODELS = ("embedding.model", "generation.model")
 # A checkout ships the default model; a data folder elsewhere need not hold a copy of it.
 _CHECKOUT_MODELS = Path(__file__).parents[2] / "data" / "models"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from pipeline.core.redaction import redacted
+
 _EXPECTED = {
     "int_parsing": "a whole number",
     "int_parsing_size": "a smaller number",
@@ -51,7 +53,7 @@ def shown(value: object) -> str:
         return "a list"
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
-    text = str(value)
+    text = redacted(str(value))
     return json.dumps(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…", ensure_ascii=False)
 
 

@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from pipeline.core.errors import SchemaError, StoreError
+from pipeline.core.redaction import redacted
 from pipeline.store.extension import check_extension, ensure_extension
 from pipeline.store.locks import transaction_lock
 from pipeline.store.sqlite_vec import load_sqlite_vec, offer_sqlite_vec
@@ -189,7 +190,7 @@ def make_engine(url: str) -> Engine:
         engine = sa.create_engine(parsed, pool_pre_ping=True)
     except NoSuchModuleError as error:  # an ArgumentError too, so it comes first
         raise StoreError(f"no such kind of database: {url.partition(':')[0]}") from error
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # a port that is no number is a ValueError
         raise StoreError(f"{url!r} is not a database URL; one looks like sqlite:///data/nightshift.db") from error
     except ImportError as error:
         raise StoreError(
@@ -333,9 +334,9 @@ def _migrations() -> Path:
 
 
 def shown(url: URL) -> str:
-    """The URL without its password, and with a folder among its parameters as a person types it."""
+    """The URL without its secrets, and with a folder among its parameters as a person types it."""
     address, mark, parameters = url.render_as_string(hide_password=True).partition("?")
-    return address + mark + parameters.replace("%2F", "/")
+    return redacted(address + mark + parameters.replace("%2F", "/"))
 
 
 def _newer(url: URL) -> str:

@@ -25,6 +25,7 @@ from pipeline.core.errors import (
     UsageError,
     WaitingFull,
 )
+from pipeline.core.redaction import redacted
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +87,8 @@ def status_of(error: NightshiftError) -> int:
 
 
 def answer(path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error answer in the form of `path`."""
+    """An error answer in the form of `path`, without secrets."""
+    message = redacted(message)
     if path.startswith("/v1/") or path == "/v1":
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         code = "invalid_api_key" if status == 401 else None

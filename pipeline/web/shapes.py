@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pipeline.core.documents import DocumentState
 from pipeline.core.modes import Device, Mode, Slot
+from pipeline.core.redaction import redacted
 from pipeline.core.windows import parse_duration
 
 
@@ -20,6 +21,10 @@ class Shape(BaseModel):
     """A value that is written once and read by many."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True, protected_namespaces=())
+
+
+Message = Annotated[str, AfterValidator(redacted)]
+"""A sentence for a person, without secrets: it may quote an address, or what another library said."""
 
 
 class Request(BaseModel):
@@ -127,7 +132,7 @@ class SlotState(Shape):
     gate: Literal["open", "soon", "closed"]
     pid: int | None = None
     load_seconds: float | None = None
-    why_failed: str | None = None
+    why_failed: Message | None = None
     in_flight: int = 0
     waiting: int = 0
 
@@ -151,7 +156,7 @@ class QuestionServerState(Shape):
     asking: int = 0
     starts: int = 0
     answered: int = 0
-    why_failed: str | None = None
+    why_failed: Message | None = None
 
 
 class HostState(Shape):
@@ -172,7 +177,7 @@ class HostState(Shape):
     slots: Sequence[SlotState]
     gpu: GpuMemory | None = None
     questions: QuestionServerState = QuestionServerState()
-    problems: Sequence[str] = ()
+    problems: Sequence[Message] = ()
 
 
 class LastRun(Shape):
@@ -190,7 +195,7 @@ class LastRun(Shape):
     task: str = "ingest"
     sources: Sequence[str] = ()
     chunks_embedded: int
-    error: str | None = None
+    error: Message | None = None
 
 
 class EmbeddingModel(Shape):
@@ -259,7 +264,7 @@ class ManagementHealth(BaseModel):
     gpu_memory_usage: GpuMemoryUsage | None
     loaded_models: Mapping[Slot, str]
     switching: Switching | None
-    problems: Sequence[str]
+    problems: Sequence[Message]
 
 
 class Setting(Shape):
@@ -322,7 +327,7 @@ class SwitchRow(Shape):
     memory_before: int | None = None
     memory_after: int | None = None
     pids: Sequence[int] = ()
-    error: str | None = None
+    error: Message | None = None
 
 
 # --- Jobs and runs -----------------------------------------------------------------------------
@@ -410,7 +415,7 @@ class FailedDocument(Shape):
 
     path: str
     state: str
-    reason: str
+    reason: Message
 
 
 class RunProgress(Shape):

@@ -20,6 +20,7 @@ import stamina
 from numpy.typing import NDArray
 
 from pipeline.core.errors import MirrorAway, MirrorError, MirrorRefused
+from pipeline.core.redaction import redacted
 from pipeline.store.mirror.outbox import ContentKey
 from pipeline.store.qdrant import local
 from pipeline.store.qdrant.errors import explained, in_a_line, passes
@@ -59,7 +60,7 @@ class Place:
     @property
     def location(self) -> str:
         """What tells one place from another, without anything secret."""
-        return f"{self.url or self.path} {self.collection}"
+        return redacted(f"{self.url or self.path} {self.collection}")
 
 
 @dataclass(frozen=True, slots=True)
