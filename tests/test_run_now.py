@@ -252,7 +252,7 @@ def _encrypt(source: Path, target: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["run-now", "nowhere"], 2, "nowhere: no such file or folder"),
-        (["run-now"], 2, "inbox: no such file or folder: make it and put documents there, or name a PATH"),
+        (["run-now"], 2, "share: no such file or folder: make it and put documents there, or name a PATH"),
         (["run-now", "--no-such-option"], 2, "No such option"),
         (["run-now", "docs", "--database", "sqlite:////proc/no/such.db"], 1, "cannot be used"),
         (["run-now", "docs", "--model", "missing.gguf"], 2, "missing.gguf (set in the option --model)"),
@@ -274,6 +274,7 @@ def test_what_is_wrong_is_one_clear_line_and_an_exit_code(
 ) -> None:
     (host.data_dir / "notes.txt").write_text("not a document")
     (host.data_dir / ".hidden.pdf").touch()
+    host.settings["NIGHTSHIFT_INBOX"] = str(host.data_dir / "share")
     result = host.run(*arguments)
     assert result.returncode == code, result
     assert message in result.stderr
@@ -298,6 +299,17 @@ def test_search_and_status_of_nothing_say_what_to_do(host: Host) -> None:
     assert (status["documents"]["total"], status["chunks"]["total"], status["sources"]) == (0, 0, [])
     assert host.run_json("db", "revision")["revision"] is None
     assert sorted(path.name for path in host.data_dir.iterdir()) == ["docs"]
+
+
+def test_the_inbox_is_made_and_looked_at(host: Host) -> None:
+    inbox = host.data_dir / "inbox"
+    assert host.run_json("status")["never_looked_at"] == host.run_json("plan")["never_looked_at"] == [str(inbox)]
+    assert f"{inbox}: never looked at; `{sys.executable} -m pipeline run-now {inbox}` looks" in host.run("plan").stdout
+    said = host.run("run-now")
+    assert said.returncode == 0, said
+    assert f"put PDF or DOCX files into {inbox}" in said.stdout
+    assert inbox.is_dir()
+    assert host.run_json("status")["never_looked_at"] == []
 
 
 def test_ctrl_c_stores_the_batch_in_flight_and_says_how_to_go_on(host: Host) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pipeline.cli.console import errors_explained, not_there_yet, open_store, out, print_json
 from pipeline.cli.view import duration, printable
-from pipeline.cli.words import as_called, counted
+from pipeline.cli.words import as_called, counted, never_looked
 from pipeline.core.plan import Finish, Night
 from pipeline.core.rates import Rate
 from pipeline.ingest.work import utc_now
 from pipeline.runner.forecast import Plan, make_plan, timing_of
+from pipeline.runner.inbox import never_looked_at
 from pipeline.runner.target import aimed_at
 from pipeline.scheduler.jobs import load_jobs
 from pipeline.store import holds, models
@@ -29,6 +31,7 @@ def plan_command(database: str | None, *, as_json: bool) -> None:
             held = holds.current_hold(session, now)
             aim = aimed_at(settings, models.known_fingerprints(session))
             plan = make_plan(session, jobs, now, timing_of(settings, None if held is None else held.hold), aim)
+            plan = replace(plan, never_looked_at=never_looked_at(session, settings, jobs))
         missing = not_there_yet(loaded)
     if as_json:
         print_json(plan.as_json())
@@ -44,6 +47,7 @@ def lines(plan: Plan) -> Iterator[str]:
         yield "Nothing waits, as of the last look at the folders."
     else:
         yield from _waiting(plan)
+    yield from never_looked(plan.never_looked_at)
     yield from _speed(plan)
     yield from _nights(plan)
 

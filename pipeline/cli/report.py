@@ -157,5 +157,7 @@ def _next(report: RunReport, again: str, here: str) -> Iterator[str]:
         yield f"Search still uses {named(searched)}, and moves over {moves}."
     elif report.outcome == "complete" and report.documents["embedded"] and not report.reads_only:
         yield f'Try: python -m pipeline search{here} "what you want to know"'
+    if report.outcome == "complete" and not report.documents["total"]:
+        yield f"No documents are there yet: put PDF or DOCX files into {' or '.join(report.sources)}, and run it again."
     if report.outcome == "stopped":
         yield "Nothing is lost: run the same command again to go on."

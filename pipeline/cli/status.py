@@ -12,9 +12,11 @@ from pipeline.cli.remote import running_daemon
 from pipeline.cli.report import WHY, named
 from pipeline.cli.tunings import tuning_as_json, tuning_in_words
 from pipeline.cli.view import printable
-from pipeline.cli.words import as_called, counted, moment
+from pipeline.cli.words import as_called, counted, moment, never_looked
 from pipeline.core.errors import NightshiftError
 from pipeline.core.modes import Slot
+from pipeline.runner.inbox import never_looked_at
+from pipeline.scheduler.jobs import load_jobs
 from pipeline.settings import Settings
 from pipeline.store import overview, runs, tunings
 from pipeline.store.absent import WaitingDeletion, waiting_deletions
@@ -45,6 +47,7 @@ def show_status(database: str | None, *, as_json: bool) -> None:
             tuned = [one for model in models for one in tunings.tunings_of(session, model.fingerprint)]
             last = next(iter(runs.latest_runs(session)), None)
             mirror = outbox.standing(session)
+            unseen = never_looked_at(session, loaded.settings, load_jobs(loaded.settings.jobs_dir).jobs)
             at_work = [run for run in runs.living_runs(session) if last is None or run.id != last.id]
         here = store.host
         address = str(loaded.settings.flatten()["database_url"])
@@ -59,6 +62,7 @@ def show_status(database: str | None, *, as_json: bool) -> None:
                 "next_models": [_model_as_json(model) for model in models if not model.active],
                 "tunings": [tuning_as_json(one) for one in tuned],
                 "sources": [dataclasses.asdict(source) for source in sources],
+                "never_looked_at": unseen,
                 "deletions": [_deletion_as_json(one) for one in deletions],
                 "mirror": mirror,
                 "daemon": daemon,
@@ -77,6 +81,7 @@ def show_status(database: str | None, *, as_json: bool) -> None:
         rows.append(("qdrant", f"documents owed to it: {mirror['owed']:,}{why}; see `python -m pipeline mirror`"))
     rows += [("gone", _deletion_in_words(one)) for one in deletions]
     rows += _sources(sources)
+    rows += [("unseen", line) for line in never_looked(unseen)]
     if daemon is not None:
         rows.append(("daemon", _daemon_in_words(daemon)))
     rows.append(("last run", _run_in_words(last, here) if last else "none yet: `python -m pipeline run-now`"))

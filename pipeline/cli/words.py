@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 IN_MESSAGES = "python -m pipeline"
@@ -32,6 +33,12 @@ def size(count: int) -> str:
 def moment(instant: dt.datetime) -> str:
     """An instant for a person: local time, to the second, with its zone."""
     return f"{instant.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def never_looked(folders: Iterable[str]) -> Iterator[str]:
+    """A line for each folder that no run has looked at yet."""
+    for folder in folders:
+        yield f"{folder}: never looked at; `{IN_MESSAGES} run-now {shlex.quote(folder)}` looks"
 
 
 def as_called(message: str) -> str:

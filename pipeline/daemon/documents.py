@@ -9,6 +9,8 @@ from typing import Any
 
 from pipeline.core.documents import DocumentState
 from pipeline.ingest.links import link_to
+from pipeline.runner.inbox import make_inbox
+from pipeline.settings import Settings
 from pipeline.store import overview
 from pipeline.store.database import Database
 from pipeline.store.retry import retry_documents
@@ -21,7 +23,7 @@ class StoredDocuments:
     """The documents of the index, for the HTTP edge; see `web.services.DocumentsService`."""
 
     store: Database
-    inbox: UploadFolder
+    settings: Settings
 
     async def list(self, states: Sequence[DocumentState] | None, limit: int, offset: int) -> Sequence[Any]:
         """Documents by path."""
@@ -49,5 +51,6 @@ class StoredDocuments:
         return await self.store.write(retry_documents, document_ids)
 
     async def upload(self, name: str, parts: AsyncIterator[bytes]) -> shapes.Uploaded:
-        """Write a file into the inbox, whole or not at all."""
-        return await self.inbox.write(name, parts)
+        """Write a file into the inbox, whole or not at all; the default inbox is made where it is missing."""
+        await make_inbox(self.settings, self.store)
+        return await UploadFolder(self.settings.inbox).write(name, parts)

@@ -7,7 +7,7 @@ import contextlib
 import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from pipeline.daemon.searching import Searching
 from pipeline.daemon.servers import SlotModel, SlotServer
 from pipeline.daemon.texts import Texts
 from pipeline.runner.forecast import make_plan, timing_of
+from pipeline.runner.inbox import make_inbox, never_looked_at
 from pipeline.runner.looking import looking
 from pipeline.runner.places import look_at_paths
 from pipeline.runner.question import too_long_explained
@@ -46,7 +47,6 @@ from pipeline.switcher.admission import Admission, Gate
 from pipeline.switcher.switcher import Switcher
 from pipeline.web import shapes
 from pipeline.web.services import EngineFigures, Services, Target
-from pipeline.web.uploads import UploadFolder
 
 SCHEDULE_AGE = 1.0
 """Seconds for which what the schedule says is not worked out anew: requests may come by the thousand."""
@@ -110,7 +110,7 @@ class Host:
             report=self._report,
             plan=self._plan,
             switches=self._switches,
-            documents=StoredDocuments(self.store, UploadFolder(self.loaded.settings.inbox)),
+            documents=StoredDocuments(self.store, self.loaded.settings),
             index_models=self._index_models,
             use_model=self._use_model,
             search=searching.passages,
@@ -352,13 +352,17 @@ class Host:
         timing = timing_of(self.loaded.settings, self.governor.hold)
         known = await self.store.read(models.known_fingerprints)
         aim = await asyncio.to_thread(aimed_at, self.loaded.settings, known)
-        plan = await self.store.read(make_plan, self._loaded().jobs, self._now(), timing, aim)
-        return plan.as_json()
+        jobs = self._loaded().jobs
+        plan = await self.store.read(make_plan, jobs, self._now(), timing, aim)
+        return replace(
+            plan, never_looked_at=await self.store.read(never_looked_at, self.loaded.settings, jobs)
+        ).as_json()
 
     async def _start_run(self, paths: Sequence[str] | None, confirm_deletions: bool, reads_only: bool) -> str:
         if Slot.EMBEDDING not in self.slot_models:
             raise UsageError(f"there is no embedding model: {self.unconfigured.get(Slot.EMBEDDING, 'none is set')}")
         named = None if paths is None else [Path(path) for path in paths]
+        await make_inbox(self.loaded.settings, self.store)
         for path in named or []:
             if not path.is_absolute():
                 raise UsageError(f"{path}: an absolute path is wanted")

@@ -54,7 +54,8 @@ class SourcePlan:
 class Plan:
     """Everything that the forecast is made from, and the forecast.
 
-    assumed: what was not measured here, in words.
+    assumed: what was not measured here, in words. never_looked_at: folders that no run has looked at yet; nothing of
+    them is in the forecast.
     """
 
     made_at: dt.datetime
@@ -64,6 +65,7 @@ class Plan:
     forecast: Forecast
     next_time: WorkTime | None
     assumed: Sequence[str] = field(default_factory=list)
+    never_looked_at: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For programs: instants in UTC, ISO 8601."""
@@ -86,6 +88,7 @@ class Plan:
                 "slowest_request_seconds": round(self.rates.request_seconds, 3),
             },
             "assumed": list(self.assumed),
+            "never_looked_at": list(self.never_looked_at),
             "next_window": None
             if self.next_time is None
             else {

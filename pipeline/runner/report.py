@@ -33,6 +33,7 @@ class RunReport:
     mirror: what Qdrant is owed, in documents (`owed`), and why it could not be used (`error`); None where none is set.
     engine: what the engine counted of this run, as `counting.Counted.as_json` says; None where nothing is known.
     model: the one that this run embedded with. searched_with: the one that search uses.
+    sources: the files and folders that it was to look at.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class RunReport:
     searched_with: ModelLine | None = None
     engine: Mapping[str, Any] | None = None
     mirror: Mapping[str, Any] | None = None
+    sources: Sequence[str] = ()
 
     @property
     def chunks_per_second(self) -> float:
@@ -94,6 +96,7 @@ class RunReport:
             "searched_with": asdict(self.searched_with) if self.searched_with else None,
             "engine": dict(self.engine) if self.engine else None,
             "mirror": dict(self.mirror) if self.mirror else None,
+            "sources": list(self.sources),
         }
 
     @classmethod
@@ -106,6 +109,7 @@ class RunReport:
             changes=Changed(**said["changes"]),
             others=said.get("other_hosts", {}),
             mirror=said.get("mirror"),
+            sources=said.get("sources", ()),
             failing=[_line(each) for each in said["failing"]],
             model=ModelLine(**said["model"]) if said["model"] else None,
             searched_with=ModelLine(**said["searched_with"]) if said["searched_with"] else None,

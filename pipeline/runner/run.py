@@ -30,6 +30,7 @@ from pipeline.ingest.work import Limits, Place, Work, utc_now
 from pipeline.runner.counting import engine_counted
 from pipeline.runner.ending import Ending
 from pipeline.runner.forecast import Timing, bytes_a_page, samples
+from pipeline.runner.inbox import make_inbox
 from pipeline.runner.indexing import renew_indexes
 from pipeline.runner.lease import hold_lease
 from pipeline.runner.looking import looking, passwords
@@ -138,11 +139,13 @@ async def carry_out(run: Run) -> RunReport:
 
     Raises:
         UsageError: a path is not there. Nothing was done.
+        SourceMissing: the default inbox cannot be made.
         StoreError: the database cannot be used, or another run is at work on it.
         ModelError, SettingsError: the model, the file of passwords, or OCR cannot be used as it is set.
     """
     store = run.store
     paths = run.paths or [run.settings.inbox]
+    await make_inbox(run.settings, store)
     known_passwords = await asyncio.to_thread(passwords, run.settings)
     ocr = await ocr_wanted(run.settings)
     # Before any transaction: what asks a disk may wait.
@@ -347,6 +350,7 @@ async def _report(
         model=await store.read(overview.show_model, aim.model.id),
         searched_with=next((model for model in known if model.active), None),
         mirror=await store.read(outbox.standing),
+        sources=[str(path) for path in run.paths or [run.settings.inbox]],
     )
 
 

@@ -468,7 +468,8 @@ class Settings(BaseSettings):
     jobs_dir: Path = Field(default=Path("jobs"), description="The folder with the job files.")
     inbox: Path = Field(
         default_factory=lambda data: data["data_dir"] / "inbox",
-        description="The folder whose documents are ingested where no other is named.",
+        description="The folder whose documents are ingested where no other is named. The default one is made when it "
+        "is needed; one that is set has to be there.",
         json_schema_extra={"default_text": "<data_dir>/inbox"},
     )
     node: str | None = Field(

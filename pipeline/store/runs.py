@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.core.errors import LeaseLost, RunInProgress
 from pipeline.core.windows import Window
+from pipeline.store.database import host_of
 from pipeline.store.locks import transaction_lock
 from pipeline.store.tables import ContentRow, RunRow, UtcDateTime
 
@@ -259,9 +260,17 @@ def latest_runs(session: Session, limit: int = 1) -> list[StoredRun]:
     return [plain(row) for row in rows]
 
 
-def looked_at_by_runs(session: Session) -> set[str]:
-    """The folders and files that runs were told to look at, absolute, as far as runs are on record."""
-    return {path for paths in session.scalars(sa.select(RunRow.sources).where(RunRow.task != REPAIR)) for path in paths}
+def looked_at_by_runs(session: Session, *, here: bool = False) -> set[str]:
+    """The folders and files that runs were told to look at, absolute, as far as runs are on record.
+
+    here: only runs of this host count, and only those that have ended and did not fail.
+    """
+    query = sa.select(RunRow.sources).where(RunRow.task != REPAIR)
+    if here:
+        query = query.where(RunRow.state.in_(("complete", "stopped")))
+        if host := host_of(session):
+            query = query.where(RunRow.host == host)
+    return {path for paths in session.scalars(query) for path in paths}
 
 
 def find_run(session: Session, run_id: str) -> StoredRun | None:
