@@ -37,7 +37,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Host, Any]:
 def host(tmp_path: Path) -> Host:
     """An empty data folder with small chunks, and a folder for documents in it."""
     (tmp_path / "docs").mkdir()
-    return Host(tmp_path, SMALL_CHUNKS)
+    return Host(tmp_path, dict(SMALL_CHUNKS))
 
 
 def add(host: Host, name: str, sample: str = "seed-store-incident.pdf") -> Path:
