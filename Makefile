@@ -1,6 +1,7 @@
 # make run: install what is missing, then ingest data/inbox. `make help` lists the rest.
 #
-# A GPU build of llama.cpp: CMAKE_ARGS="-DGGML_CUDA=on" make run (at the first install).
+# A GPU build of llama.cpp: CMAKE_ARGS="-DGGML_CUDA=on" make run (at the first install). pip keeps what it once built,
+# for whatever device, so that it is told not to look there where CMAKE_ARGS is set.
 
 # The first python3 that is new enough.
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
@@ -56,9 +57,10 @@ $(PY):
 $(VENV)/.installed: pyproject.toml | $(PY)
 	@command -v "$${CXX:-c++}" >/dev/null || $(PY) -c 'import llama_cpp' 2>/dev/null || \
 		{ echo 'A C++ compiler is needed to build llama.cpp (Debian: apt install g++)' >&2; exit 1; }
+	@$(PY) -m pipeline.backends.gpus
 	@echo 'Installing into $(VENV). The first time this compiles llama.cpp, which takes some minutes.'
 	@$(PIP) install --upgrade 'pip>=25.1'
-	@$(PIP) install --editable .
+	@$(PIP) install $(if $(CMAKE_ARGS),--no-cache-dir) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import sqlite3
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from benchmarks.corpus import write_corpus
+from pipeline.backends.gpus import unused_gpu
 from tests.runs import ROOT, SMALL_CHUNKS, Host, kill_and_reap, rows, wait_until
 
 INBOX = ROOT / "data" / "inbox"
@@ -161,3 +163,23 @@ def test_documents_are_read_in_the_order_that_is_asked_for(host: Host, tmp_path:
     assert [root for root, _ in made][-1] == second
     of_second = [time for root, time in made if root == second]
     assert of_second == sorted(of_second)
+
+
+def test_the_device_the_build_and_a_gpu_that_is_not_used_are_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(INBOX / "harbour-committee-minutes.docx", host.data_dir / "inbox")
+    driver = host.data_dir / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-1)'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{driver.parent}{os.pathsep}{os.environ['PATH']}")
+    unused = unused_gpu()  # none where llama.cpp is built for a GPU here
+    run = host.run_json("run-now")
+    report = host.run_json("report")
+    device = host.run_json("status")["device"]
+    assert run["device_name"] == report["device_name"] == device["name"] != ""
+    assert run["build"] == report["build"] == device["build"]
+    assert run["build"].startswith(f"llama-cpp-python {version('llama-cpp-python')} for ")
+    assert run["unused_gpu"] == report["unused_gpu"] == device["unused_gpu"] == unused
+    text = (host.data_dir / "reports" / f"{run['run_id']}.md").read_text()
+    assert f"Computed on {device['name']}" in text
+    assert unused is None or unused[1:] in text

@@ -93,6 +93,11 @@ class ServerEmbedder:
         self._clients: dict[bool, EmbeddingClient] = {}
         self._connected_to: tuple[str | None, str | None] = (None, None)
 
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """What the server said about itself when it became ready, such as its `device` and its `build`."""
+        return self._server.told
+
     async def embed(self, inputs: Sequence[Sequence[int]] | Sequence[str]) -> Matrix:
         """Unit vectors float32 [n, dimension] of texts or token ids, in their order.
 

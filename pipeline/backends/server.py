@@ -173,6 +173,8 @@ class ModelServer(Served):
                 device=_told_device(self.told, self.device).value,
                 pid=self._child.pid,
                 seconds=round(self.load_seconds, 2),
+                **({"on": self.told["device"]} if self.told.get("device") else {}),
+                **({"build": self.told["build"]} if self.told.get("build") else {}),
                 **({"tuned": self.told["tuned_at"]} if self.told.get("tuned_at") else {}),
             )
 

@@ -37,6 +37,8 @@ def lines(report: RunReport, *, model: str | None = None, database: str | None =
         yield f"This run embedded {counted(report.chunks_embedded, 'chunk')} in {duration(report.seconds)} ({pace})."
         if report.engine:
             yield _engine(report.engine)
+        if report.device_name:
+            yield f"Computed on {report.device_name}, by {report.build}."
     elif report.reads_only:
         read = f"{counted(report.documents_read, 'document')} with {counted(report.pages_read, 'page')}"
         embeds = f"`python -m pipeline run-now{again}` embeds what was read"
@@ -45,6 +47,8 @@ def lines(report: RunReport, *, model: str | None = None, database: str | None =
         yield "Nothing new to embed."
     if report.chunks_reused:
         yield f"{counted(report.chunks_reused, 'chunk')} had a vector from before."
+    if report.unused_gpu:
+        yield f"Note: {report.unused_gpu}"
     yield from _failing(report, here)
     yield from _next(report, again, here)
 

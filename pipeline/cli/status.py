@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
+from pipeline.backends.gpus import unused_gpu
 from pipeline.cli.console import errors_explained, not_there_yet, open_store, out, print_json
 from pipeline.cli.remote import running_daemon
 from pipeline.cli.report import WHY, named
@@ -18,7 +20,7 @@ from pipeline.core.modes import Slot
 from pipeline.runner.inbox import never_looked_at
 from pipeline.scheduler.jobs import load_jobs
 from pipeline.settings import Settings
-from pipeline.store import overview, runs, tunings
+from pipeline.store import overview, reports, runs, tunings
 from pipeline.store.absent import WaitingDeletion, waiting_deletions
 from pipeline.store.mirror import outbox
 from pipeline.store.models import count_unsearched
@@ -47,11 +49,14 @@ def show_status(database: str | None, *, as_json: bool) -> None:
             tuned = [one for model in models for one in tunings.tunings_of(session, model.fingerprint)]
             last = next(iter(runs.latest_runs(session)), None)
             mirror = outbox.standing(session)
+            here_last = next(iter(runs.measured_runs(session, store.host, 1)), None)
+            device = device_of(None if here_last is None else reports.find_report(session, here_last.id))
             unseen = never_looked_at(session, loaded.settings, load_jobs(loaded.settings.jobs_dir).jobs)
             at_work = [run for run in runs.living_runs(session) if last is None or run.id != last.id]
         here = store.host
         address = str(loaded.settings.flatten()["database_url"])
         daemon = _daemon(loaded.settings)
+        device["unused_gpu"] = unused_gpu() if loaded.settings.embedding.n_gpu_layers != 0 else None
     if as_json:
         print_json(
             {
@@ -65,6 +70,7 @@ def show_status(database: str | None, *, as_json: bool) -> None:
                 "never_looked_at": unseen,
                 "deletions": [_deletion_as_json(one) for one in deletions],
                 "mirror": mirror,
+                "device": device,
                 "daemon": daemon,
                 "last_run": None if last is None else _run_as_json(last, here),
                 "other_runs": [_run_as_json(run, here) for run in at_work],
@@ -73,6 +79,10 @@ def show_status(database: str | None, *, as_json: bool) -> None:
         return
     by_state = ", ".join(f"{number:,} {state}" for state, number in documents.items() if number and state != "total")
     rows = [("database", address), *_models(models, documents["total"], later)]
+    if device["name"]:
+        rows.append(("device", f"{device['name']}, {device['build']}"))
+    if device["unused_gpu"]:
+        rows.append(("gpu", device["unused_gpu"]))
     rows += [("tuned", tuning_in_words(one)) for one in tuned]
     rows.append(("documents", f"{documents['total']:,}" + (f": {by_state}" if by_state else "")))
     rows.append(("chunks", f"{chunks['embedded']:,} of {chunks['total']:,} embedded"))
@@ -93,6 +103,12 @@ def show_status(database: str | None, *, as_json: bool) -> None:
         console.print(printable(missing, console.encoding), soft_wrap=True, markup=False)
     for name, value in rows:
         console.print(f"{name:<10} {printable(as_called(value), console.encoding)}", soft_wrap=True, markup=False)
+
+
+def device_of(report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a run embedded on, by its report: the `name` of the device, and the `build` of the model server."""
+    report = report or {}
+    return {"name": report.get("device_name"), "build": report.get("build")}
 
 
 def _daemon(settings: Settings) -> dict[str, Any] | None:

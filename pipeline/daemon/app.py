@@ -30,7 +30,7 @@ from pipeline.daemon.journal import StoredJournal
 from pipeline.daemon.memory import DeviceMemory
 from pipeline.daemon.notify import notify
 from pipeline.daemon.runs import Runs
-from pipeline.daemon.servers import SlotModel, SlotServer, find_programs, kind_of, make_server
+from pipeline.daemon.servers import SlotModel, SlotServer, find_programs, kind_of, make_server, with_device
 from pipeline.daemon.texts import Texts
 from pipeline.ingest.work import utc_now
 from pipeline.runner.forecast import timing_of
@@ -283,6 +283,9 @@ async def _slot_models(settings: Settings, store: Database) -> tuple[dict[Slot, 
             continue
         try:
             found[slot] = await asyncio.to_thread(_slot_model, settings, slot, wanted.model, known, programs, gpu)
+            found[slot] = await asyncio.to_thread(with_device, found[slot], programs)
+            if found[slot].unused_gpu:
+                log.warning("a GPU is not used", slot=slot.value, problem=found[slot].unused_gpu)
         except ModelError as error:
             missing[slot] = str(error)
             log.error("a slot has no model", slot=slot.value, error=str(error))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import pipeline
 from pipeline.backends.accelerator import Accelerator, Reading
+from pipeline.backends.gpus import build_of
 from pipeline.backends.served import Served
 from pipeline.backends.server import BackendState
 from pipeline.core.errors import BackendDied, SwitchUnderWay, UsageError
@@ -191,11 +192,14 @@ class Host:
         model, server = self.slot_models.get(slot), self.switcher.servers.get(slot)
         backend = server.model if isinstance(server, SlotServer) else None
         failed = self.governor.failed.get(slot)
+        told = (backend.told if backend else {}) or (model.told if model else {})
         return shapes.SlotState(
             slot=slot,
             model=model.name if model else None,
             kind=model.kind if model else None,
             device=server.device if server else None,
+            device_name=told.get("device"),
+            build=build_of(told),
             state=("failed" if failed else backend.state.value if backend else "stopped"),
             gate=self.admission.gate(slot).value,
             pid=backend.pid if backend else None,
@@ -207,6 +211,7 @@ class Host:
 
     def _problems(self) -> list[str]:
         found = [str(problem) for problem in self._loaded().problems]
+        found += dict.fromkeys(model.unused_gpu for model in self.slot_models.values() if model.unused_gpu)
         found += [f"{slot.value}: {why}" for slot, why in self.governor.failed.items()]
         wanted = self.governor.shift.mode if self.governor.shift else Mode.IDLE
         found += [

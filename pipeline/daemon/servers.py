@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from pipeline.backends.client import Timeouts
+from pipeline.backends.gpus import server_devices, unused_by_server, unused_gpu
 from pipeline.backends.launch import (
     BackendKind,
     Gpu,
@@ -23,6 +25,7 @@ from pipeline.backends.orphans import ChildRegistry
 from pipeline.backends.remote import RemoteServer
 from pipeline.backends.served import Served
 from pipeline.backends.server import ModelServer
+from pipeline.backends.serving.tuned import device_name
 from pipeline.core.modes import Device, Slot
 
 _CHECKOUT = Path(__file__).parents[2]
@@ -33,6 +36,7 @@ class SlotModel:
     """A slot's model, and how it is served.
 
     fingerprint: what its measured loads are known by. file: None for one that somebody else serves, at `url`.
+    told: what is known of the server before it is started. unused_gpu: a GPU that it was built without, in words.
     """
 
     slot: Slot
@@ -44,6 +48,8 @@ class SlotModel:
     url: str = ""
     api_key: str | None = field(default=None, repr=False)
     gzip: bool = False
+    told: Mapping[str, Any] = field(default_factory=dict)
+    unused_gpu: str | None = None
 
 
 class SlotServer:
@@ -114,6 +120,17 @@ def find_programs() -> Programs:
     found = shutil.which("llama-server")
     built = _CHECKOUT / ".cache" / "llama-server" / version("llama-cpp-python") / "llama-server"
     return Programs(llama_server=Path(found) if found else built if built.is_file() else None)
+
+
+def with_device(model: SlotModel, programs: Programs) -> SlotModel:
+    """A slot's model with what can be told of its server's build. Asks programs, which may take a moment."""
+    if model.kind not in ("llama-cpp", "llama-server") or model.options.n_gpu_layers == 0:
+        return model
+    if model.kind == "llama-cpp" or programs.llama_server is None:
+        return replace(model, unused_gpu=unused_gpu())
+    devices = server_devices(programs.llama_server)
+    told = {"device": ", ".join(devices) or device_name(on_gpu=False), "build": f"llama-server {programs.llama_server}"}
+    return replace(model, told=told, unused_gpu=unused_by_server(programs.llama_server, devices))
 
 
 def kind_of(slot: Slot, asked: str, file: ModelFile, gpu: Gpu, programs: Programs) -> BackendKind:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 from sqlalchemy.orm import Session
 
+from pipeline.backends.gpus import build_of
 from pipeline.core.errors import StoreError
 from pipeline.core.schedule import Job
 from pipeline.ingest.progress import Progress
@@ -33,6 +34,7 @@ class Ending:
 
     jobs: the schedule, for the forecast; None where there is none to look at.
     fingerprint, model, device: what is embedded with, and where, once that is known.
+    told: what the model server said about itself. unused_gpu: a GPU that it was built without, in words.
     interrupted: earlier runs that died.
     engine: what the engine counted meanwhile.
     """
@@ -48,6 +50,8 @@ class Ending:
     fingerprint: str | None = None
     model: str | None = None
     device: Callable[[], str | None] = lambda: None
+    told: Mapping[str, Any] = field(default_factory=dict)
+    unused_gpu: str | None = None
     interrupted: Sequence[tuple[str, dt.datetime]] = ()
     engine: Counted = field(default_factory=Counted)
     started_at: dt.datetime = field(default_factory=utc_now)
@@ -120,6 +124,9 @@ class Ending:
             plan=self._plan(session, outcome, now),
             model=self.model,
             device=self.device(),
+            device_name=self.told.get("device"),
+            build=build_of(self.told),
+            unused_gpu=self.unused_gpu,
             sources=self.sources,
         )
         return None if facts.empty and not self.settings.report.empty else make_report(session, facts)

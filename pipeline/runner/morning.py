@@ -32,6 +32,8 @@ class Facts:
 
     interrupted: earlier runs that died, each as its id and when it was last seen.
     plan: the next night's forecast, None where it could not be made.
+    device: `gpu` or `cpu`. device_name, build: what the device is called, and what the model server was built with.
+    unused_gpu: a GPU that it was built without, in words.
     """
 
     run_id: str
@@ -47,6 +49,9 @@ class Facts:
     plan: Mapping[str, Any] | None = None
     model: str | None = None
     device: str | None = None
+    device_name: str | None = None
+    build: str | None = None
+    unused_gpu: str | None = None
     sources: Sequence[str] = field(default_factory=list)
 
     @property
@@ -80,6 +85,9 @@ def make_report(session: Session, facts: Facts) -> dict[str, Any]:
         "sources": list(facts.sources),
         "model": facts.model,
         "device": facts.device,
+        "device_name": facts.device_name,
+        "build": facts.build,
+        "unused_gpu": facts.unused_gpu,
         "interrupted": [
             {"run_id": run_id, "last_seen": seen.isoformat(timespec="seconds")} for run_id, seen in facts.interrupted
         ],

@@ -55,6 +55,8 @@ def _done(report: Mapping[str, Any]) -> Iterator[str]:
             f"{_duration(done['embedding_seconds'])}{' (' + ', '.join(paces) + ')' if paces else ''}; "
             f"{_count(done['documents_embedded'], 'document')} complete."
         )
+    if report.get("device_name"):
+        yield f"- Computed on {_plain(report['device_name'])}, by {_plain(report['build'])}."
     if done["chunks_reused"]:
         yield f"- Reused: {_count(done['chunks_reused'], 'chunk')} had their vector from before."
     if not (changes or remade or done["documents_read"] or done["chunks"]):
@@ -74,6 +76,9 @@ def _causes(causes: list[dict[str, Any]]) -> Iterator[str]:
 
 def _person(report: Mapping[str, Any]) -> Iterator[str]:
     waits, scans = report["waits_for_a_person"], report["needs_ocr"]
+    if report.get("unused_gpu"):
+        # As it is: it names a command that is to be copied.
+        yield f"- {report['unused_gpu'][0].upper()}{report['unused_gpu'][1:]}"
     for deletion in waits["deletions"]:
         yield f"- {_plain(deletion)}"
     if waits["encrypted"]:

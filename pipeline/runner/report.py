@@ -34,6 +34,8 @@ class RunReport:
     engine: what the engine counted of this run, as `counting.Counted.as_json` says; None where nothing is known.
     model: the one that this run embedded with. searched_with: the one that search uses.
     sources: the files and folders that it was to look at.
+    device_name, build: where it embedded, and what the model server was built with; None where nothing was embedded.
+    unused_gpu: a GPU that this was built without, in words.
     """
 
     run_id: str
@@ -60,6 +62,9 @@ class RunReport:
     engine: Mapping[str, Any] | None = None
     mirror: Mapping[str, Any] | None = None
     sources: Sequence[str] = ()
+    device_name: str | None = None
+    build: str | None = None
+    unused_gpu: str | None = None
 
     @property
     def chunks_per_second(self) -> float:
@@ -97,6 +102,9 @@ class RunReport:
             "engine": dict(self.engine) if self.engine else None,
             "mirror": dict(self.mirror) if self.mirror else None,
             "sources": list(self.sources),
+            "device_name": self.device_name,
+            "build": self.build,
+            "unused_gpu": self.unused_gpu,
         }
 
     @classmethod
@@ -110,6 +118,9 @@ class RunReport:
             others=said.get("other_hosts", {}),
             mirror=said.get("mirror"),
             sources=said.get("sources", ()),
+            device_name=said.get("device_name"),
+            build=said.get("build"),
+            unused_gpu=said.get("unused_gpu"),
             failing=[_line(each) for each in said["failing"]],
             model=ModelLine(**said["model"]) if said["model"] else None,
             searched_with=ModelLine(**said["searched_with"]) if said["searched_with"] else None,

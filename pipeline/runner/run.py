@@ -13,7 +13,9 @@ from pathlib import Path
 
 import structlog
 
+from pipeline.backends.embedder import ServerEmbedder
 from pipeline.backends.embedding import EmbeddingBackend
+from pipeline.backends.gpus import build_of, unused_gpu
 from pipeline.backends.launch import own_kind
 from pipeline.core.errors import BackendDied, NightshiftError, StoreError
 from pipeline.core.modes import Device
@@ -194,7 +196,15 @@ async def carry_out(run: Run) -> RunReport:
             await renew_indexes(store, run.settings.search.quantized, run.stop)
         await ending.end(store, outcome, errors)
         report = await _report(run, outcome, places, scopes, aim, errors, ending.seconds)
-        return replace(report, out_of_time=pace.passed_over, reads_only=run.reads_only, engine=ending.engine.as_json())
+        return replace(
+            report,
+            out_of_time=pace.passed_over,
+            reads_only=run.reads_only,
+            engine=ending.engine.as_json(),
+            device_name=ending.told.get("device"),
+            build=build_of(ending.told),
+            unused_gpu=ending.unused_gpu,
+        )
 
 
 async def _ingest(
@@ -275,6 +285,9 @@ async def _ingest(
                 await ingest(work)
         finally:
             errors += [str(error) for error in work.errors]
+            if isinstance(embedder, ServerEmbedder):
+                ending.told = embedder.told
+                ending.unused_gpu = await _unused_gpu(run, embedder)
 
 
 async def _pace(run: Run) -> Pace:
@@ -296,6 +309,14 @@ def _device_of(backend: EmbeddingBackend) -> str | None:
     with contextlib.suppress(BackendDied):
         return (Device.GPU if backend.info.on_gpu else Device.CPU).value
     return None
+
+
+async def _unused_gpu(run: Run, embedder: ServerEmbedder) -> str | None:
+    """That llama.cpp embedded on the processor where there is a GPU, unless the processor was meant."""
+    meant = run.settings.embedding.n_gpu_layers == 0 or run.device == Device.CPU.value
+    if meant or embedder.told.get("on_gpu") is not False or "library" not in embedder.told:
+        return None
+    return await asyncio.to_thread(unused_gpu)
 
 
 async def _deliver(run: Run) -> None:

@@ -122,12 +122,17 @@ class Switching(Shape):
 
 
 class SlotState(Shape):
-    """A slot and the backend in it. state: the backend's. gate: whether requests are let in."""
+    """A slot and the backend in it. state: the backend's. gate: whether requests are let in.
+
+    device_name, build: what the device is called, and what the backend was built with, where it says so.
+    """
 
     slot: Slot
     model: str | None
     kind: str | None
     device: Device | None
+    device_name: str | None = None
+    build: str | None = None
     state: Literal["stopped", "starting", "ready", "draining", "stopping", "failed"]
     gate: Literal["open", "soon", "closed"]
     pid: int | None = None

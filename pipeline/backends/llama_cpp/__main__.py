@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import llama_cpp  # noqa: F401  before anything that imports numpy: the other order has crashed at model load
+import llama_cpp  # before anything that imports numpy: the other order has crashed at model load
 
 from pipeline.backends.llama_cpp.chat import ChatService, make_chat_app
 from pipeline.backends.llama_cpp.dispatch import Dispatcher
@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from starlette.applications import Starlette
+
+
+LIBRARY = "llama-cpp-python"
+"""What a build is one of."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,6 +127,7 @@ def _serve_embeddings(given: argparse.Namespace, listener: socket.socket, channe
             on_gpu=engine.on_gpu,
             device=host.device,
             build=host.build,
+            library=LIBRARY,
             tuned_at=tuned.measured_at if tuned else None,
             counts=True,
         )
@@ -141,12 +146,21 @@ def _serve_chat(given: argparse.Namespace, listener: socket.socket, channel: Cha
     wanted["use_extra_bufts"] = not given.no_extra_bufts
     options = GeneratorOptions(**{name: value for name, value in wanted.items() if value is not None})
     generator = Generator(options, channel.progress)
+    on_gpu = bool(llama_cpp.llama_supports_gpu_offload()) and options.n_gpu_layers != 0
     generator.warm_up()
     service = ChatService(generator, given.alias or generator.name, os.environ.pop(API_KEY_VARIABLE, ""))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        channel.send(port=listener.getsockname()[1], model=service.model, n_ctx=options.n_ctx)
+        channel.send(
+            port=listener.getsockname()[1],
+            model=service.model,
+            n_ctx=options.n_ctx,
+            on_gpu=on_gpu,
+            device=device_name(on_gpu=on_gpu),
+            build=build_name(),
+            library=LIBRARY,
+        )
         yield
 
     run_app(make_chat_app(service, lifespan), listener)
