@@ -6,11 +6,12 @@ An error while listing is kept, never swallowed: a folder that nobody could look
 from __future__ import annotations
 
 import errno
+import hashlib
 import heapq
 import os
 import shlex
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.core.changes import Found
@@ -18,11 +19,17 @@ from pipeline.core.documents import DocumentKind
 from pipeline.core.errors import SourceMissing
 from pipeline.core.globs import PathFilter
 from pipeline.core.kinds import is_passed_over, kind_of_name
-from pipeline.ingest.names import real_path, stored_name
+from pipeline.ingest.names import first_of, may_be_alike, real_path, spelled_out, stored_name
 from pipeline.store.library import UnreadableFile
 
 LARGEST_FILE = 4 << 30
 """Bytes. More is no document of words, and may be a hole of any size that takes days to read."""
+
+LONGEST_INDEXED = 2600
+"""Bytes of a document's path that PostgreSQL's index over paths surely takes; its own limit is 2,704 for the row."""
+
+LONGEST_SHOWN = 200
+"""Characters of a path that stand for one that is too long."""
 
 _AWAY = frozenset(
     getattr(errno, name)
@@ -65,17 +72,22 @@ def reason(error: OSError) -> str:
 
 
 def scan(
-    root: str, folder: str = "", wanted: PathFilter | None = None, beat: Callable[[], None] = lambda: None
+    root: str,
+    folder: str = "",
+    wanted: PathFilter | None = None,
+    beat: Callable[[], None] = lambda: None,
+    *,
+    longest: int | None = None,
 ) -> Scan:
     """Find the documents in `folder` (or the one file of that path) of the source at `root`.
 
     Links are followed, after all that is really there; a folder that was already entered is not entered again, so that
-    loops end and nothing is two documents. beat: called for each folder.
+    loops end and nothing is two documents. beat: called for each folder. longest: bytes of a path that can be stored.
 
     Raises:
         SourceMissing: the root is not there, cannot be listed, or was replaced meanwhile.
     """
-    looking = _Looking(root, folder, wanted or PathFilter(), beat)
+    looking = _Looking(root, folder, wanted or PathFilter(), beat, longest)
     top = str(real_path(root, folder))
     try:
         if not os.path.isdir(real_path(root, "")):  # noqa: PTH112 - says no for a broken mount too
@@ -99,6 +111,7 @@ class _Looking:
     folder: str
     wanted: PathFilter
     beat: Callable[[], None]
+    longest: int | None = None
     result: Scan = field(default_factory=Scan)
     entered: set[tuple[int, int]] = field(default_factory=set)
     mounts: dict[str, tuple[str, tuple[int, int]]] = field(default_factory=dict)
@@ -129,7 +142,8 @@ class _Looking:
                 return []
             self.entered.add(identity)
             with os.scandir(path) as entries:
-                listed = list(entries)
+                # By name: some file systems of other systems list an entry twice.
+                listed = {entry.name: entry for entry in entries}
         except OSError as error:
             self._not_listed(path, relative, error)
             return []
@@ -137,8 +151,9 @@ class _Looking:
             self.mounts[relative] = (path, identity)
         self.result.listed.add(name)
         folders = []
-        for entry in listed:
-            if is_passed_over(entry.name):
+        shadowed = self._shadowed(listed, relative)
+        for entry in listed.values():
+            if entry.name in shadowed or is_passed_over(entry.name):
                 continue
             below = f"{relative}/{entry.name}" if relative else entry.name
             if self._is_folder(entry, below):
@@ -147,6 +162,31 @@ class _Looking:
                 else:
                     self.result.passed_over += 1
         return folders
+
+    def _shadowed(self, entries: Mapping[str, os.DirEntry[str]], relative: str) -> set[str]:
+        """The names in a folder that are stored like another one in it. Their files and folders count as unreadable."""
+        alike: dict[str, list[str]] = {}
+        for name in filter(may_be_alike, entries):
+            alike.setdefault(stored_name(name), []).append(name)
+        shadowed: set[str] = set()
+        for names in alike.values():
+            first = first_of(names)
+            for name in sorted(set(names) - {first}):
+                shadowed.add(name)
+                below = stored_name(f"{relative}/{name}" if relative else name)
+                if is_passed_over(name) or not self._is_wanted(entries[name], below):
+                    continue
+                told = spelled_out(name)
+                while told in entries:  # a file that is really called so
+                    told = f"_{told}"
+                problem = f"its name is stored like that of {spelled_out(first)} beside it: rename it"
+                self.result.unreadable.append(UnreadableFile(below.removesuffix(stored_name(name)) + told, 0, problem))
+        return shadowed
+
+    def _is_wanted(self, entry: os.DirEntry[str], below: str) -> bool:
+        if kind_of_name(entry.name) is not None:
+            return self.wanted.wants_file(below)
+        return os.path.isdir(entry.path) and self.wanted.wants_below(below)  # noqa: PTH112 - raises nothing
 
     def _is_folder(self, entry: os.DirEntry[str], below: str) -> bool:
         """Whether an entry is a folder; where it is a document, it is noted."""
@@ -183,7 +223,11 @@ class _Looking:
 
     def note_file(self, name: str, info: os.stat_result) -> None:
         """Note a file by its stored path and what the system says of it."""
-        if not stat.S_ISREG(info.st_mode):
+        if self.longest is not None and len(name.encode()) > self.longest:
+            problem = f"its path is longer than {self.longest:,} bytes: rename it, or a folder above it"
+            digest = hashlib.sha256(name.encode()).hexdigest()
+            name = f"{name[:LONGEST_SHOWN]}... ({digest[:12]})"
+        elif not stat.S_ISREG(info.st_mode):
             problem = "is not a file but a device, a pipe or a socket"
         elif info.st_size > LARGEST_FILE:
             problem = f"larger than {LARGEST_FILE >> 30} GiB: no document that could be read"

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from pipeline.core.changes import UNSETTLED, Changes, Found, Known, classify_changes, is_settled
 from pipeline.core.errors import SourceError, SourceMissing, UsageError
 from pipeline.core.verifying import Disagreement, Tally, is_below_any, spread_sample
-from pipeline.ingest.files import Scan, look_again, scan
+from pipeline.ingest.files import LONGEST_INDEXED, Scan, look_again, scan
 from pipeline.ingest.hashing import AwayFile, BusyFile, StillWritten, read_files
 from pipeline.ingest.watched import Silent, watched
 from pipeline.ingest.work import Looking
@@ -152,8 +152,11 @@ def _known_places(session: Session) -> list[_Place]:
 
 async def _look(store: Database, place: _Place, looking: Looking) -> _Seen:
     known = await store.read(library.known_documents, Scope(place.source_id, place.folder))
+    longest = LONGEST_INDEXED if store.is_shared else None
     try:
-        seen = await watched(lambda beat: scan(place.root, place.folder, looking.wanted, beat), looking.silence)
+        seen = await watched(
+            lambda beat: scan(place.root, place.folder, looking.wanted, beat, longest=longest), looking.silence
+        )
     except SourceMissing:
         if not known and not place.folder:  # a folder that is gone, and nothing of it was ever known
             return _Seen(place, Scan(), [], classify_changes([], []))

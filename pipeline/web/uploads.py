@@ -35,6 +35,9 @@ def checked_name(name: str) -> str:
         raise UsageError(f"{name!r}: only documents are taken, whose names end in {', '.join(endings)}")
     if name.startswith(".") or any(character in "/\\:" or not character.isprintable() for character in name):
         raise UsageError(f"{name!r}: a file name is wanted, without folders, hidden or control characters")
+    if "\ufffd" in name:
+        # What stands for bytes that are no text stands for any: one file would take another's place.
+        raise UsageError(f"{name!r}: a file name in UTF-8 is wanted")
     if len(name.encode()) > LONGEST_NAME:
         raise UsageError(f"the file name is longer than {LONGEST_NAME} bytes")
     return name

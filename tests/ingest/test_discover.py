@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import itertools
 import os
@@ -247,6 +248,36 @@ async def test_an_mtime_in_the_future_holds_a_file_up_no_longer_than_any(world: 
     os.utime(path, (time.time() + 86_400, time.time() + 86_400))
     work = await world.run(looking=Looking(settle=0.2))
     assert (work.progress.unsettled, world.states()) == ([], {"docs/tomorrow.pdf": "embedded"})
+
+
+async def test_names_that_are_stored_alike_cost_one_file_until_it_is_renamed(world: World) -> None:
+    byte, character = os.fsdecode(b"\x80"), "\uf780"
+    for name in (f"{byte}.pdf", f"{character}.pdf", "other.pdf"):
+        world.put(name, f"text of {name.encode(errors='replace')!r}")
+    work = await world.run()
+    assert work.errors == []
+    assert world.states() == {
+        f"docs/{character}.pdf": "embedded", "docs/other.pdf": "embedded", "docs/\\x80.pdf": "failed!",
+    }  # fmt: skip
+    (failure,) = work.progress.failures
+    assert failure.path == "\\x80.pdf"
+    assert "rename it" in failure.reason
+    (world.docs / f"{byte}.pdf").rename(world.docs / "renamed.pdf")
+    await world.run()
+    assert world.states() == {f"docs/{name}.pdf": "embedded" for name in (character, "other", "renamed")}
+
+
+async def test_a_path_longer_than_an_index_takes_costs_itself(world: World) -> None:
+    # Digests, so that the database cannot pack it into less.
+    parts = [hashlib.sha512(bytes([number])).hexdigest() for number in range(24)]
+    world.put("/".join([*parts, "deep.pdf"]))
+    world.put("other.pdf")
+    work = await world.run()
+    assert work.errors == []
+    states = world.states()
+    assert states.pop("docs/other.pdf") == "embedded"
+    (deep,) = states.values()
+    assert deep == ("failed!" if world.store.is_shared else "embedded")
 
 
 def fill(world: World, count: int, folder: str = "") -> list[Path]:

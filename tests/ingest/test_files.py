@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
@@ -111,6 +112,62 @@ def test_names_that_are_not_text_are_found_stored_and_opened(tmp_path: Path) -> 
     # A source whose own name is such is found as well.
     root = stored_name(str(real.parent))
     assert [file.path for file in scan(root).found] == [one.path.rpartition("/")[2]]
+
+
+BYTE, CHARACTER = os.fsdecode(b"\x80"), "\uf780"
+
+
+@pytest.mark.parametrize(
+    ("names", "document", "others"),
+    [
+        ([f"{BYTE}.pdf", f"{CHARACTER}.pdf"], f"{CHARACTER}.pdf", ["\\x80.pdf"]),
+        ([f"{BYTE}{BYTE}.pdf", f"{BYTE}{CHARACTER}.pdf"], f"{BYTE}{BYTE}.pdf", ["\\x80\\uf780.pdf"]),
+        ([f"{BYTE}{CHARACTER}.pdf", f"{CHARACTER}{BYTE}.pdf"], f"{BYTE}{CHARACTER}.pdf", ["\\uf780\\x80.pdf"]),
+        ([f"{BYTE}.pdf", f"{CHARACTER}.pdf", "\\x80.pdf"], f"{CHARACTER}.pdf", ["_\\x80.pdf"]),
+        ([f"{BYTE}/a.pdf", f"{CHARACTER}/b.pdf"], f"{CHARACTER}/b.pdf", ["\\x80"]),
+        ([f"sub/{BYTE}.pdf", f"sub/{CHARACTER}.pdf"], f"sub/{CHARACTER}.pdf", ["sub/\\x80.pdf"]),
+    ],
+)
+def test_of_names_that_are_stored_alike_one_is_a_document(
+    tmp_path: Path, names: list[str], document: str, others: list[str]
+) -> None:
+    for name in [*names, "other.pdf"]:
+        put(tmp_path / name, PDF + os.fsencode(name))
+    seen = scan(str(tmp_path))
+    paths = [file.path for file in seen.found]
+    assert len(paths) == len(set(paths)) == len(names) + 1 - len(others)
+    assert stored_name(document) in paths
+    assert "other.pdf" in paths
+    assert [file.path for file in seen.unreadable] == others
+    assert all("rename it" in file.problem for file in seen.unreadable)
+    only_other = scan(str(tmp_path), "", path_filter(include=["other.*"]))
+    assert [file.path for file in only_other.unreadable if file.path.endswith(".pdf")] == []
+    # What is read under the path is the file that was found.
+    by_path = {read.path: read for read in read_files(str(tmp_path), seen.found) if isinstance(read, ReadFile)}
+    assert by_path[stored_name(document)].sha256 == hashlib.sha256(PDF + os.fsencode(document)).hexdigest()
+
+
+def test_a_name_of_bytes_in_a_folder_of_such_characters_is_opened(tmp_path: Path) -> None:
+    for name in (f"{BYTE}/{CHARACTER}.pdf", f"{CHARACTER}2/{BYTE}.pdf", f"{BYTE}{CHARACTER}.pdf"):
+        put(tmp_path / name, PDF + os.fsencode(name))
+        assert real_path(str(tmp_path), stored_name(name)) == tmp_path / name
+    seen = scan(str(tmp_path))
+    assert (len(seen.found), seen.unreadable) == (3, [])
+    assert sum(isinstance(read, ReadFile) for read in read_files(str(tmp_path), seen.found)) == 3
+
+
+def test_a_path_that_an_index_cannot_hold_costs_its_own_file(tmp_path: Path) -> None:
+    folder = "/".join(["\uac00" * 80] * 5)
+    for name in ("a.pdf", "b.pdf"):
+        put(tmp_path / folder / name)
+    put(tmp_path / "other.pdf")
+    seen = scan(str(tmp_path), longest=1000)
+    assert [file.path for file in seen.found] == ["other.pdf"]
+    first, second = seen.unreadable
+    assert first.path != second.path
+    assert max(len(file.path.encode()) for file in seen.unreadable) < 1000
+    assert "rename it, or a folder above it" in first.problem
+    assert len(scan(str(tmp_path)).found) == 3
 
 
 def test_what_is_no_file_is_said_to_be_none(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ async def test_what_is_not_there_is_refused_unless_it_is_a_source(store: Databas
     assert await store.write(find_places, [gone]) == [Place(source, str(tmp_path / "gone"))]
     with pytest.raises(UsageError, match="no such file or folder"):
         await store.read(check_paths, [never])
+
+
+async def test_a_folder_that_is_stored_like_another_is_never_taken_for_it(tmp_path: Path) -> None:
+    in_bytes, in_characters = tmp_path / os.fsdecode(b"\x80"), tmp_path / "\uf780"
+    in_bytes.mkdir()
+    (one,) = await look_at_paths([in_bytes], 60.0)
+    assert one.there == "folder"
+    in_characters.mkdir()
+    with pytest.raises(UsageError, match="rename one of the two"):
+        await look_at_paths([in_bytes], 60.0)
+    (other,) = await look_at_paths([in_characters], 60.0)
+    assert other.there == "folder"
 
 
 async def test_what_gives_no_answer_is_a_place_where_it_is_known(store: Database) -> None:

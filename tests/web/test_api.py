@@ -186,6 +186,7 @@ async def test_names_that_no_document_can_have(api: Api) -> None:
         ".hidden.pdf",
         "%00.pdf",
         "a%1B.pdf",
+        "caf%E9.pdf",
         "C:%5Ca.pdf",
         "pdf",
         f"{long}.pdf",

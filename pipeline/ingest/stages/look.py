@@ -10,7 +10,7 @@ import structlog
 
 from pipeline.core.changes import Changes, Found, Known, ancestors, classify_changes
 from pipeline.core.errors import SourceError, SourceMissing
-from pipeline.ingest.files import Scan, scan
+from pipeline.ingest.files import LONGEST_INDEXED, Scan, scan
 from pipeline.ingest.hashing import AwayFile, BusyFile
 from pipeline.ingest.watched import Silent, watched
 from pipeline.ingest.work import Place, Work
@@ -50,7 +50,10 @@ async def look_at(work: Work, place: Place) -> Look | None:
     """What is at a place; None where it cannot be trusted, which is then among the run's errors."""
     looking = work.looking
     try:
-        seen = await watched(lambda beat: scan(place.root, place.folder, looking.wanted, beat), looking.silence)
+        longest = LONGEST_INDEXED if work.store.is_shared else None
+        seen = await watched(
+            lambda beat: scan(place.root, place.folder, looking.wanted, beat, longest=longest), looking.silence
+        )
         known = await work.store.read(library.known_documents, Scope(place.source_id, place.folder))
         for folder in _hidden_by_links(seen, known):
             seen.unlisted[folder] = seen.dangling[folder]
