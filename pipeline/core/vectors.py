@@ -14,6 +14,12 @@ Matrix: TypeAlias = npt.NDArray[np.float32]
 
 BYTES_PER_NUMBER = 4
 
+NORM_TOLERANCE = 1e-3
+"""How far from 1 a vector's length may be: float32 leaves 1e-6, half precision on the way 1e-3."""
+
+COMPARED = 0.1
+"""How far from 1 a vector's length may be in a search, which passes over what would outrank all others."""
+
 
 def normalise(matrix: npt.ArrayLike) -> Matrix:
     """Rows of `matrix` [n, d] divided by their Euclidean length, as float32; rows of zeros stay zero.
@@ -88,3 +94,31 @@ def from_blobs(blobs: Sequence[bytes], dim: int) -> Matrix:
         if len(blob) != dim * BYTES_PER_NUMBER:
             raise ValueError(f"vector {position} has {len(blob)} bytes, not {dim * BYTES_PER_NUMBER}")
     return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(blobs), dim).astype(np.float32)
+
+
+def unit_vectors(
+    blobs: Sequence[object], dim: int, tolerance: float = NORM_TOLERANCE
+) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+    """The unit vectors [n, dim] that `blobs` hold, and which of [n] are such. The others are rows of zeros."""
+    size = dim * BYTES_PER_NUMBER
+    nothing = bytes(size)
+    kept = [blob if isinstance(blob, bytes) and len(blob) == size else nothing for blob in blobs]
+    matrix = np.frombuffer(b"".join(kept), dtype="<f4").reshape(len(kept), dim).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        good: npt.NDArray[np.bool_] = np.abs(np.sqrt(np.vecdot(matrix, matrix)) - 1.0) <= tolerance
+    if not good.all():
+        matrix[~good] = 0.0
+    return matrix, good
+
+
+def flaw_of(blob: bytes, dim: int) -> str | None:
+    """What keeps `blob` from being a unit vector [dim], for a person; None where it is one."""
+    if len(blob) != dim * BYTES_PER_NUMBER:
+        return f"{len(blob) / BYTES_PER_NUMBER:g} numbers instead of {dim}"
+    row = np.frombuffer(blob, "<f4").astype(np.float64)
+    if not np.isfinite(row).all():
+        return "numbers that are not finite"
+    length = float(np.linalg.norm(row))
+    if length == 0.0:
+        return "nothing but zeros"
+    return None if abs(length - 1.0) <= NORM_TOLERANCE else f"the length {length:.4g} instead of 1"

@@ -100,8 +100,10 @@ class Mending:
                 good, bad = await computed(backend, chunks[start : start + AT_ONCE])
                 lost += bad
                 made = {chunk.chunk_id: vector for chunk, vector in good}
-                await self.alone.write(remaking.put_vectors, made, utc_now())
-                self._did(code, len(made))
+                flaws = await self.alone.write(remaking.put_vectors, made, utc_now())
+                for chunk_id, flaw in flaws.items():
+                    self._leave(f"{code}: the model server gave chunk {chunk_id} a vector with {flaw}")
+                self._did(code, len(made) - len(flaws))
                 self.tell(f"mending: {code}", start + len(good) + len(bad), len(chunks))
         return lost
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
 from pipeline.core.documents import DocumentState
-from pipeline.core.vectors import from_blobs, normalise, to_blob
+from pipeline.core.vectors import normalise, to_blob, unit_vectors
 from pipeline.store.tables import (
     ChunkRow,
     ContentEmbeddingRow,
@@ -220,9 +220,15 @@ def _paths(session: Session, content_ids: Sequence[int]) -> dict[int, str]:
     return found
 
 
+def dimensions_of(session: Session, content_ids: Collection[int]) -> dict[int, int]:
+    """How many numbers the vectors of contents have, as far as these are there."""
+    query = sa.select(ContentRow.id, ModelRow.dimension).join(ModelRow, ModelRow.id == ContentRow.model_id)
+    return dict(session.execute(query.where(ContentRow.id.in_(content_ids))).all())
+
+
 def _mean_vectors(session: Session, contents: Sequence[ContentRow]) -> dict[int, bytes]:
-    """The token-weighted means of the vectors of these contents' chunks."""
-    dimensions = {row.id: session.get_one(ModelRow, row.model_id).dimension for row in contents}
+    """The token-weighted means of the vectors of these contents' chunks. Vectors that are none do not count."""
+    dimensions = dimensions_of(session, [row.id for row in contents])
     totals = {content_id: np.zeros(dimension, np.float64) for content_id, dimension in dimensions.items()}
     rows = session.execute(
         sa.select(ChunkRow.content_id, ChunkRow.token_count, EmbeddingRow.vector)
@@ -234,9 +240,11 @@ def _mean_vectors(session: Session, contents: Sequence[ContentRow]) -> dict[int,
     for part in rows.partitions():
         for content_id, group in itertools.groupby(part, lambda row: row[0]):
             counts, vectors = zip(*((count, vector) for _, count, vector in group), strict=True)
-            totals[content_id] += np.asarray(counts, np.float64) @ from_blobs(vectors, dimensions[content_id])
+            totals[content_id] += np.asarray(counts, np.float64) @ unit_vectors(vectors, dimensions[content_id])[0]
     return {
-        content_id: to_blob(normalise(total[np.newaxis].astype(np.float32))[0]) for content_id, total in totals.items()
+        content_id: to_blob(normalise(total[np.newaxis].astype(np.float32))[0])
+        for content_id, total in totals.items()
+        if total.any()
     }
 
 
@@ -245,10 +253,7 @@ def mean_vector(session: Session, content_id: int) -> bytes | None:
     row = session.get(ContentRow, content_id)
     if row is None:
         return None
-    try:
-        return _mean_vectors(session, [row])[content_id]
-    except ValueError:  # a vector of the wrong length
-        return None
+    return _mean_vectors(session, [row]).get(content_id)
 
 
 def _chunks_failed(session: Session, content: ContentRow) -> str:

@@ -104,6 +104,11 @@ def half(vector: sa.SQLColumnExpression[bytes], dimension: int) -> sa.ColumnElem
     return vector.op("::", precedence=15)(sa.literal_column(f"halfvec({dimension:d})"))
 
 
+def fitting(dimension: int) -> str:
+    """A condition on `embeddings`, in SQL: the vector can be compared. Others are in no index and stop no build."""
+    return f"vector_dims(embeddings.vector) = {dimension:d} AND vector_norm(embeddings.vector) BETWEEN 0.9 AND 1.1"
+
+
 def is_ready(session: Session, model_id: int, dimension: int) -> bool:
     """Whether a model's vectors are to be looked for by an index."""
     return _state(session.connection(), index_name(model_id, dimension)) == "ready"
@@ -251,7 +256,8 @@ def _build(connection: Connection, standing: Standing) -> None:
     create = sa.text(
         f"CREATE INDEX CONCURRENTLY {standing.name} ON embeddings "
         f"USING hnsw ((vector::halfvec({standing.dimension:d})) halfvec_ip_ops) "
-        f"WITH (m = {NEIGHBOURS}, ef_construction = {BUILD_CANDIDATES}) WHERE model_id = {standing.model_id:d}"
+        f"WITH (m = {NEIGHBOURS}, ef_construction = {BUILD_CANDIDATES}) "
+        f"WHERE model_id = {standing.model_id:d} AND {fitting(standing.dimension)}"
     )
     try:
         connection.execute(create)

@@ -19,8 +19,9 @@ from sqlalchemy.orm import Session
 
 from pipeline.core.documents import Chunk, DocumentKind, DocumentState
 from pipeline.core.stretches import WHOLE, Stretch
+from pipeline.core.vectors import BYTES_PER_NUMBER, flaw_of
 from pipeline.store.bulk import delete_returning, insert_rows, new_ids, table_of
-from pipeline.store.contents import STAGE_EXTRACT, Ended, end, finish
+from pipeline.store.contents import STAGE_EXTRACT, Ended, dimensions_of, end, finish
 from pipeline.store.models import Target
 from pipeline.store.reuse import embedded_before, take_over, token_digest
 from pipeline.store.runs import check_lease, server_time
@@ -361,8 +362,9 @@ def store_vectors(
 
     also: contents that may be complete as well, for what else was stored of them.
     A chunk that is no longer queued (its file changed meanwhile) is passed over, so that nothing is
-    stored twice.
+    stored twice. One whose vector is no unit vector of its model fails, and no other with it.
     """
+    vectors, failures = _checked(session, vectors, failures)
     batch = [chunk for chunk, _ in vectors] + [chunk for chunk, _ in failures]
     queued = delete_returning(session, PendingChunkRow.chunk_id, [chunk.chunk_id for chunk in batch])
     models = _models_of(session, {chunk.content_id for chunk in batch})
@@ -388,6 +390,21 @@ def store_vectors(
     )
     session.expire_all()
     return StoredBatch(len(rows), finish(session, {*touched, *also}, now))
+
+
+def _checked(
+    session: Session, vectors: Sequence[tuple[PendingChunk, bytes]], failures: Sequence[tuple[PendingChunk, str]]
+) -> tuple[list[tuple[PendingChunk, bytes]], list[tuple[PendingChunk, str]]]:
+    """The vectors that can be stored, and what failed: also what has none."""
+    dimensions = dimensions_of(session, {chunk.content_id for chunk, _ in vectors})
+    good, bad = list[tuple[PendingChunk, bytes]](), list(failures)
+    for chunk, vector in vectors:
+        flaw = flaw_of(vector, dimensions.get(chunk.content_id, len(vector) // BYTES_PER_NUMBER))
+        if flaw is None:
+            good.append((chunk, vector))
+        else:
+            bad.append((chunk, f"the model server gave a vector with {flaw}"))
+    return good, bad
 
 
 def _models_of(session: Session, content_ids: Collection[int]) -> dict[int, int]:

@@ -13,12 +13,16 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from pipeline.store.tables import ChunkRow, ContentRow, DocumentRow, EmbeddingRow
+from pipeline.core.vectors import unit_vectors
+from pipeline.store.tables import ChunkRow, ContentRow, DocumentRow, EmbeddingRow, ModelRow
 
 DIGEST_BYTES = 16
 
 BLOCK = 4096
 """Rows read at once."""
+
+READ_AT_ONCE = 500
+"""Vectors read at once."""
 
 
 def token_digest(tokens: bytes) -> bytes:
@@ -54,7 +58,20 @@ def embedded_before(session: Session, content: ContentRow, digests: Collection[b
             .execution_options(yield_per=BLOCK)
         )
         found |= {digest: chunk_id for digest, chunk_id in rows if digest and digest in digests}
-    return found
+    broken = _broken(session, content, list(found.values()))
+    return {digest: chunk_id for digest, chunk_id in found.items() if chunk_id not in broken}
+
+
+def _broken(session: Session, content: ContentRow, chunk_ids: Sequence[int]) -> set[int]:
+    """Those of these chunks whose vectors are none: what has their tokens is embedded anew."""
+    dimension = session.scalar(sa.select(ModelRow.dimension).where(ModelRow.id == content.model_id)) or 0
+    broken: set[int] = set()
+    for start in range(0, len(chunk_ids), READ_AT_ONCE):
+        some = EmbeddingRow.chunk_id.in_(chunk_ids[start : start + READ_AT_ONCE])
+        rows = session.execute(sa.select(EmbeddingRow.chunk_id, EmbeddingRow.vector).where(some)).all()
+        _, good = unit_vectors([row.vector for row in rows], dimension)
+        broken |= {row.chunk_id for row, is_good in zip(rows, good.tolist(), strict=True) if not is_good}
+    return broken
 
 
 def take_over(session: Session, content: ContentRow, pairs: Sequence[tuple[int, int]]) -> None:

@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from pipeline.store.contents import BY_MODEL
+from pipeline.core.vectors import flaw_of
+from pipeline.store.contents import BY_MODEL, dimensions_of
 from pipeline.store.queue import DOCUMENT, SPAN_TYPE, TOKEN_TYPE, PendingChunk, StoredBatch, store_vectors
-from pipeline.store.tables import ContentEmbeddingRow, ContentRow, PendingChunkRow, PendingStretchRow
+from pipeline.store.tables import ContentEmbeddingRow, PendingChunkRow, PendingStretchRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,10 @@ def store_stretches(
     ids = [stretch.id for stretch in stretches]
     gone = sa.delete(PendingStretchRow).where(PendingStretchRow.id.in_(ids)).returning(PendingStretchRow.content_id)
     queued = set(session.scalars(gone, execution_options={"synchronize_session": False}))
-    there = set(session.scalars(sa.select(ContentRow.id).where(ContentRow.id.in_(queued))))
+    there = dimensions_of(session, queued)
     for one in own:
-        if one.content_id in there:
+        # One that is no unit vector of its model leaves the document to the mean of its chunks.
+        if one.content_id in there and flaw_of(one.vector, there[one.content_id]) is None:
             session.merge(ContentEmbeddingRow(content_id=one.content_id, method=BY_MODEL, vector=one.vector))
     session.flush()
     return store_vectors(session, run_id, vectors, failures, now, also=there)

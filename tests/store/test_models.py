@@ -510,6 +510,25 @@ def test_a_chunk_that_failed_or_waits_is_not_taken_over(store: Database) -> None
         assert chunk.tokens == rows.tokens_of("bad")
 
 
+@pytest.mark.parametrize("broken", [bytes(4 * rows.DIMENSION), np.ones(1, np.float32).tobytes()])
+def test_a_broken_vector_is_not_taken_over_and_spoils_no_mean(store: Database, broken: bytes) -> None:
+    with store.begin() as session:
+        source, target = start(session)
+        rows.register(session, source, target, a="v1")
+        make(session, target, ["one", "two"])
+        rows.embed_all(session, target)
+        first = session.scalar(sa.select(sa.func.min(EmbeddingRow.chunk_id)))
+        session.execute(sa.update(EmbeddingRow).where(EmbeddingRow.chunk_id == first).values(vector=broken))
+        rows.register(session, source, target, a="v2")
+        assert make(session, target, ["one", "two"]).reused == 1
+        # One that was taken over by an earlier version is there, when the rest of the document is done.
+        last = session.scalar(sa.select(sa.func.max(EmbeddingRow.chunk_id)))
+        session.execute(sa.update(EmbeddingRow).where(EmbeddingRow.chunk_id == last).values(vector=broken))
+        rows.embed_all(session, target)
+        (own,) = session.scalars(sa.select(ContentEmbeddingRow.vector))
+        assert own == rows.vector(0)
+
+
 def test_a_chunk_without_a_digest_is_embedded_anew(store: Database) -> None:
     with store.begin() as session:
         source, target = start(session)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from pipeline.core.vectors import to_blob
 from pipeline.store.database import Database, make_engine, upgrade
 from pipeline.store.hnsw import Tending, is_ready
 from pipeline.store.nearest import nearest_chunks, nearest_documents, portable
@@ -133,6 +134,35 @@ def test_the_index_is_used_and_finds_nearly_all(indexed: Database) -> None:
             np.testing.assert_allclose([score for _, score in found], [exact[i] for i, _ in found], atol=2e-6)
             assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
         assert hits >= 0.95 * K * len(questions())
+
+
+@pytest.mark.parametrize("by_index", [False, True])
+def test_broken_vectors_cost_only_themselves(postgres_url: str, by_index: bool) -> None:
+    engine = make_engine(postgres_url)
+    upgrade(engine)
+    engine.dispose()
+    vectors = clustered(400, DIMENSION)
+    broken = [to_blob(np.ones(3)), bytes(4 * DIMENSION), to_blob(np.full(DIMENSION, 1e30))]
+    with Database.open(postgres_url) as store:
+        with store.begin() as session:
+            ids = add_documents(session, add_model(session, "m", DIMENSION), vectors)
+            bad = dict(zip(ids[:200], (broken * 67)[:200], strict=True))
+            for number, vector in bad.items():
+                session.execute(sa.update(EmbeddingRow).where(EmbeddingRow.chunk_id == number).values(vector=vector))
+        if by_index:
+            assert Tending(store.engine, at_once=True).run().built == ("m",)
+        with store.snapshot() as session:
+            view = view_of(session, 1)
+            question = -vectors[0]  # so that many of the sound ones are farther away than zeros
+            told: list[str] = []
+            found = nearest_chunks(session, question, view, 150, told=told)
+            wanted = portable.nearest_chunks(session, question, view, 150)
+            assert len(found) == 150
+            assert not {number for number, _ in found} & bad.keys()
+            assert ("HNSW" in told[0]) is by_index
+            if not by_index:
+                assert_same(found, wanted)
+            assert len(nearest_chunks(session, question, view, 1000)) == 200
 
 
 def test_what_a_transaction_sets_for_the_index_ends_with_it(indexed: Database) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,7 @@ from pipeline.store.mirror.outbox import ContentKey
 from pipeline.store.models import Target
 from pipeline.store.nearest import nearest_chunks, portable, qdrant
 from pipeline.store.qdrant.client import Place
+from pipeline.store.tables import EmbeddingRow
 from pipeline.store.view import Filter, view_of
 from tests.store.rows import DIMENSION, add_target, begin, extracted, register, utc_now
 
@@ -79,6 +81,26 @@ async def test_it_finds_the_same_with_the_same_scores(store: Database, target: T
                     found = nearest_chunks(session, question, view, k, told=told)
                     assert found == portable.nearest_chunks(session, question, view, k)
                     assert told == ["by Qdrant, scores from the vectors"]
+    await mirroring.close()
+
+
+@pytest.mark.parametrize("broken", [b"\0" * 4 * DIMENSION, b"\0\0\x80\x3f"])
+async def test_a_broken_vector_costs_only_itself(
+    store: Database, target: Target, tmp_path: Path, broken: bytes
+) -> None:
+    mirroring = Mirroring(store, Place(None, tmp_path / "qdrant", "nightshift"))
+    await mirroring.deliver()
+    with store.snapshot() as session:
+        view = view_of(session, target.model_id)
+        before = portable.nearest_chunks(session, QUESTIONS[0], view, 30)
+    with store.begin() as session:
+        best = before[0][0]
+        session.execute(sa.update(EmbeddingRow).where(EmbeddingRow.chunk_id == best).values(vector=broken))
+    store.carried[qdrant.HOME] = mirroring
+    with store.snapshot() as session:
+        told: list[str] = []
+        assert nearest_chunks(session, QUESTIONS[0], view, 29, told=told) == before[1:]
+        assert told == ["by Qdrant, scores from the vectors"]
     await mirroring.close()
 
 

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
+from structlog.testing import capture_logs
 
 from pipeline.core.documents import DocumentState
 from pipeline.core.errors import StoreError
@@ -264,23 +265,50 @@ def test_what_is_not_in_view_hides_nothing_that_is(store: Database) -> None:
             assert scanning.nearest(session, question, shelves.chunks(view), view, 10) == expected
 
 
-@pytest.mark.parametrize("broken", [b"\1\2\3\4", b"\1", np.full(8, np.nan, np.float32).tobytes()])
-def test_a_broken_vector_is_an_error_that_says_so_and_not_a_result(store: Database, broken: bytes) -> None:
+BROKEN = {
+    "short": b"\1\2\3\4",
+    "cut off": b"\1",
+    "empty": b"",
+    "longer": np.full(9, 1 / 3, np.float32).tobytes(),
+    "zeros": bytes(32),
+    "not numbers": np.full(8, np.nan, np.float32).tobytes(),
+    "infinite": np.full(8, np.inf, np.float32).tobytes(),
+    "huge": np.full(8, 1e30, np.float32).tobytes(),
+    "text": "x" * 32,
+}
+
+
+@pytest.mark.parametrize("bad", [1, 40])
+@pytest.mark.parametrize("broken", list(BROKEN))
+def test_a_broken_vector_costs_only_itself(store: Database, broken: str, bad: int) -> None:
     with store.begin() as session:
         model = add_model(session, "m", 8)
-        vectors = some_vectors(np.random.default_rng(4), 20, 8)
+        vectors = some_vectors(np.random.default_rng(4), 60, 8)
         numbers = add_documents(session, model, vectors)
         activate(session, model)
-        session.execute(sa.update(EmbeddingRow).where(EmbeddingRow.chunk_id == numbers[7]).values(vector=broken))
-    with pytest.raises(StoreError, match=r"vector in the database is broken.* verify --repair"):
-        copied(store)
-    assert not copy_file(store).exists()
-    with store.snapshot() as session:
-        view = view_of(session, model)
-        with pytest.raises(StoreError, match=r"vector in the database is broken.* verify --repair"):
-            scanning.nearest(session, vectors[0], shelves.chunks(view), view, 3)
-        with pytest.raises(StoreError, match=r"vector in the database is broken.* verify --repair"):
-            sqlite.by_numpy(session, vectors[0], shelves.chunks(view), 3)
+        chosen = numbers[7 : 7 + bad]
+        spoil = sa.text("UPDATE embeddings SET vector = :v WHERE chunk_id = :id")
+        session.execute(spoil, [{"v": BROKEN[broken], "id": number} for number in chosen])
+        own = sa.text("UPDATE content_embeddings SET vector = :v WHERE content_id = 2")
+        session.execute(own, {"v": BROKEN[broken]})
+    question = -vectors[0]  # so that most of the sound ones are farther away than zeros
+    sound = [number for number in numbers if number not in chosen]
+    scores = dict(zip(numbers, (vectors @ question).tolist(), strict=True))
+    expected = sorted(sound, key=lambda number: (-scores[number], number))
+    with capture_logs() as logs:
+        assert copied(store).built == (("m", 60),)
+        with store.snapshot() as session:
+            view = view_of(session, model)
+            for k in (3, 100):
+                ways = everywhere(session, question, view, k)
+                assert "a copy" in ways
+                for way, found in ways.items():
+                    assert [number for number, _ in found] == expected[:k], way
+            found = nearest_documents(session, question, view, 100)
+            assert 2 not in [number for number, _ in found]
+            assert len(found) == len(session.scalars(sa.select(ContentRow.id)).all()) - 1
+    (line,) = logs
+    assert "verify --repair" in line["event"]
 
 
 def test_sqlite_vec_is_there_and_used(store: Database) -> None:

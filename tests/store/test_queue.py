@@ -78,6 +78,32 @@ def test_a_document_goes_all_the_way(store: Database) -> None:
         np.testing.assert_allclose(from_blobs([own], rows.DIMENSION)[0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        (bytes(4 * rows.DIMENSION), "nothing but zeros"),
+        (np.ones(1, np.float32).tobytes(), "1 numbers instead of 4"),
+        (rows.vector(0)[:-1], "3.75 numbers instead of 4"),
+        (np.full(rows.DIMENSION, np.nan, np.float32).tobytes(), "not finite"),
+        (np.full(rows.DIMENSION, 3.0, np.float32).tobytes(), "the length 6 instead of 1"),
+    ],
+)
+def test_a_vector_that_is_none_fails_its_chunk_and_no_other(store: Database, broken: bytes, why: str) -> None:
+    with store.begin() as session:
+        source, target = start(session)
+        rows.register(session, source, target, a="alpha", b="beta")
+        rows.extract_all(session, target, ["one", "two"])
+        first, second = queue.claim_to_embed(session, "run", None, target, utc_now(), 100)
+        chunks = [*queue.pending_chunks(session, first, 0, 9), *queue.pending_chunks(session, second, 0, 9)]
+        made = [(chunk, broken if number == 1 else rows.vector(number)) for number, chunk in enumerate(chunks)]
+        batch = queue.store_vectors(session, "run", made, [], utc_now())
+        assert batch.vectors == 3
+        assert states(session) == {"embedded": 1, "failed": 1}
+        (reason,) = [ended.reason for ended in batch.ended if ended.reason]
+        assert why in reason
+        assert count(session, EmbeddingRow) == 3
+
+
 def test_copies_share_one_content_and_cost_one_embedding(store: Database) -> None:
     with store.begin() as session:
         source, target = start(session)

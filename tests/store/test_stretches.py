@@ -58,6 +58,17 @@ def state(session: Session) -> str:
     return session.scalars(sa.select(ContentRow.state)).one()
 
 
+def test_an_own_vector_that_is_none_leaves_the_document_to_the_mean_of_its_chunks(store: Database) -> None:
+    with store.begin() as session:
+        target, content_id = start(session, WHOLE_TEXT)
+        rows.embed_all(session, target)
+        (stretch,) = waiting(session, content_id)
+        bad = Own(content_id, bytes(4 * rows.DIMENSION))
+        stored = stretches.store_stretches(session, "run", [stretch], [], [], [bad], utc_now())
+        assert [ended.path for ended in stored.ended] == ["a.pdf"]
+        assert own_vectors(session) == [("mean", [0.707, 0.707, 0.0, 0.0])]
+
+
 def test_a_document_is_done_when_it_was_computed_whole(store: Database) -> None:
     with store.begin() as session:
         target, content_id = start(session, WHOLE_TEXT)

@@ -9,9 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pipeline.core.quantized import rounded
-from pipeline.core.vectors import BYTES_PER_NUMBER
+from pipeline.core.vectors import BYTES_PER_NUMBER, NORM_TOLERANCE
 from pipeline.core.verifying import Disagreement
-from pipeline.store.checks.vectors import NORM_TOLERANCE
 from pipeline.store.nearest.copies import Copy, folder_of, open_copy, path_of
 from pipeline.store.nearest.quantized import database_file
 from pipeline.store.tables import EmbeddingRow, ModelRow

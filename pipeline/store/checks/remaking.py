@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pipeline.core.documents import DocumentState
+from pipeline.core.vectors import flaw_of
 from pipeline.core.verifying import expected_state
 from pipeline.store.checks.vectors import DAMAGED, Sampled
 from pipeline.store.contents import BY_MEAN, BY_MODEL, IN_CLAUSE, finish, mean_vector, start_over
@@ -24,6 +25,7 @@ from pipeline.store.tables import (
     ContentRow,
     DocumentRow,
     EmbeddingRow,
+    ModelRow,
     PendingChunkRow,
     PendingStretchRow,
     SourceRow,
@@ -53,14 +55,20 @@ def texts_of(session: Session, chunk_ids: Collection[int], *, whole: bool = Fals
     return list(found.values())
 
 
-def put_vectors(session: Session, vectors: Mapping[int, bytes], now: dt.datetime) -> None:
-    """Give chunks these vectors (little-endian float32), whatever they have or wait for."""
+def put_vectors(session: Session, vectors: Mapping[int, bytes], now: dt.datetime) -> dict[int, str]:
+    """Give chunks these vectors (little-endian float32), whatever they have or wait for.
+
+    Returns the flaws of those that are no unit vectors of their model, by chunk. These chunks stay as they are.
+    """
     delete_copies(session.connection())
-    rows = session.execute(
-        sa.select(ChunkRow.id, ChunkRow.content_id, ContentRow.model_id)
+    found = session.execute(
+        sa.select(ChunkRow.id, ChunkRow.content_id, ContentRow.model_id, ModelRow.dimension)
         .join(ContentRow, ContentRow.id == ChunkRow.content_id)
+        .join(ModelRow, ModelRow.id == ContentRow.model_id)
         .where(ChunkRow.id.in_(vectors))
     ).all()
+    flaws = {row.id: flaw for row in found if (flaw := flaw_of(vectors[row.id], row.dimension))}
+    rows = [(row.id, row.content_id, row.model_id) for row in found if row.id not in flaws]
     ids = [chunk_id for chunk_id, _, _ in rows]
     session.execute(sa.delete(PendingChunkRow).where(PendingChunkRow.chunk_id.in_(ids)))
     session.execute(sa.update(ChunkRow).where(ChunkRow.id.in_(ids)).values(error=None))
@@ -72,6 +80,7 @@ def put_vectors(session: Session, vectors: Mapping[int, bytes], now: dt.datetime
         else:
             session.execute(sa.insert(EmbeddingRow).values(chunk_id=chunk_id, **values))
     settle(session, {content_id for _, content_id, _ in rows}, now)
+    return flaws
 
 
 def settle(session: Session, content_ids: Iterable[int], now: dt.datetime) -> None:

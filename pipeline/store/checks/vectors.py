@@ -10,15 +10,12 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from pipeline.core.vectors import BYTES_PER_NUMBER
+from pipeline.core.vectors import BYTES_PER_NUMBER, NORM_TOLERANCE
 from pipeline.core.verifying import Disagreement, spread_sample
 from pipeline.store.contents import BY_MEAN, mean_vector
 from pipeline.store.tables import ChunkRow, ContentEmbeddingRow, ContentRow, EmbeddingRow, ModelRow
 
 BLOCK = 4096
-
-NORM_TOLERANCE = 1e-3
-"""How far from 1 a vector's length may be: float32 leaves 1e-6, half precision on the way 1e-3."""
 
 SAME_COSINE = 0.999
 """Of two vectors of one text by one model: other batches, engines' builds and devices differ by a tenth of that."""

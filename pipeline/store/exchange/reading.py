@@ -15,8 +15,7 @@ import numpy as np
 
 from pipeline.core.documents import DocumentKind, DocumentState
 from pipeline.core.errors import StoreError
-from pipeline.core.vectors import BYTES_PER_NUMBER
-from pipeline.store.checks.vectors import NORM_TOLERANCE
+from pipeline.core.vectors import BYTES_PER_NUMBER, NORM_TOLERANCE
 from pipeline.store.contents import BY_MEAN, BY_MODEL
 from pipeline.store.exchange.layout import Manifest, arrow, file_of, read_manifest, schema
 from pipeline.store.reuse import DIGEST_BYTES

@@ -17,12 +17,13 @@ from sqlalchemy.orm import Session
 
 from pipeline.core.errors import StoreError
 from pipeline.core.quantized import Standing, Wanted, plan_copy, rounded, signs
-from pipeline.core.vectors import from_blobs
+from pipeline.core.vectors import COMPARED, unit_vectors
 from pipeline.store.bulk import last_chunk_number
 from pipeline.store.database import Database
+from pipeline.store.nearest.comparing import tell_broken
 from pipeline.store.nearest.copies import UNFINISHED, Heading, Writer, folder_of, path_of, replacing
 from pipeline.store.nearest.quantized import database_file, usable_copy
-from pipeline.store.nearest.shelves import BROKEN, raw
+from pipeline.store.nearest.shelves import raw
 from pipeline.store.tables import ContentRow, EmbeddingRow, ModelRow, PendingChunkRow
 
 SAMPLE = 10_000
@@ -89,8 +90,6 @@ class Copying:
             folder.mkdir(exist_ok=True)
             with _alone(folder) as mine:
                 return self._renew(folder) if mine else Copied(busy=True)
-        except ValueError as error:
-            raise StoreError(BROKEN.format(error)) from error
         except OSError as error:
             raise StoreError(f"no quantized copy can be written to {folder}: {error.strerror or error}") from error
 
@@ -135,9 +134,10 @@ class Copying:
                 if self._stopped.is_set():
                     raise _GivenUp
                 ids, contents = (np.asarray([row[at] for row in some], np.int64) for at in (0, 1))
-                vectors = from_blobs([row[2] for row in some], of.dimension)
-                if not np.isfinite(vectors).all():
-                    raise ValueError("its numbers are not finite")
+                # Rows of zeros where a vector is none: a search compares the vectors themselves, and leaves them out.
+                vectors, good = unit_vectors([row[2] for row in some], of.dimension, COMPARED)
+                if not good.all():
+                    tell_broken(connection, int((~good).sum()), int(ids[~good][0]))
                 writer.add(ids, contents, rounded(vectors), signs(vectors, middle))
                 self._told(name, writer.written, rows)
             writer.finish()
@@ -195,7 +195,7 @@ def _middle(
     total, count = np.zeros(dimension, np.float64), 0
     with closing(raw(connection, some)) as read:
         for found in read:
-            total += from_blobs([row[0] for row in found], dimension).sum(axis=0, dtype=np.float64)
+            total += unit_vectors([row[0] for row in found], dimension, COMPARED)[0].sum(axis=0, dtype=np.float64)
             count += len(found)
     return (total / max(1, count)).astype(np.float32)
 

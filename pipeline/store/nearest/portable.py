@@ -7,7 +7,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from pipeline.core.vectors import TopK, from_blobs, similarities
+from pipeline.core.vectors import TopK
+from pipeline.store.nearest.comparing import take_in
 from pipeline.store.tables import ChunkRow, ContentEmbeddingRow, EmbeddingRow
 from pipeline.store.view import View, searched_contents
 
@@ -22,7 +23,7 @@ def nearest_chunks(session: Session, question: NDArray[np.float32], view: View, 
         .where(ChunkRow.content_id.in_(searched_contents(view)))
         .execution_options(yield_per=BLOCK)
     )
-    return _nearest(rows, question, k)
+    return _nearest(session, rows, question, k)
 
 
 def nearest_documents(session: Session, question: NDArray[np.float32], view: View, k: int) -> list[tuple[int, float]]:
@@ -32,12 +33,13 @@ def nearest_documents(session: Session, question: NDArray[np.float32], view: Vie
         .where(ContentEmbeddingRow.content_id.in_(searched_contents(view)))
         .execution_options(yield_per=BLOCK)
     )
-    return _nearest(rows, question, k)
+    return _nearest(session, rows, question, k)
 
 
-def _nearest(rows: sa.Result[int, bytes], question: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
+def _nearest(
+    session: Session, rows: sa.Result[int, bytes], question: NDArray[np.float32], k: int
+) -> list[tuple[int, float]]:
     best = TopK(k)
     for block in rows.partitions():
-        vectors = from_blobs([vector for _, vector in block], len(question))
-        best.add(np.asarray([row_id for row_id, _ in block], np.int64), similarities(vectors, question))
+        take_in(session.connection(), [one for one, _ in block], [vector for _, vector in block], question, best)
     return best.result()

@@ -7,8 +7,9 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from pipeline.core.vectors import TopK, from_blobs, similarities, to_blob
-from pipeline.store.hnsw import half, is_ready
+from pipeline.core.vectors import TopK, to_blob
+from pipeline.store.hnsw import fitting, half, is_ready
+from pipeline.store.nearest.comparing import take_in
 from pipeline.store.tables import ContentEmbeddingRow, ContentRow, EmbeddingRow
 from pipeline.store.vector_type import Vector
 from pipeline.store.view import View, searched_contents
@@ -78,20 +79,23 @@ def _exact(
     vector: InstrumentedAttribute[bytes],
     k: int,
 ) -> list[tuple[int, float]]:
-    distance = vector.op("<#>", return_type=sa.Float)(_parameter(question)).label("distance")
+    product = vector.op("<#>", return_type=sa.Float)(_parameter(question))
+    # Vectors of another length would end the whole statement. Without a distance they come last.
+    distance = sa.case((sa.func.vector_dims(vector) == len(question), product)).label("distance")
     limit = k + SLACK
     while True:
         # What sorts is narrow; the vectors of the best are fetched after that.
         best = rows.add_columns(distance).order_by(distance, row_id).limit(limit)
-        found = session.execute(best).all()
-        # Where those that were cut off may belong to the best after all. Equals are in the order of their ids already.
-        if len(found) < limit or not 0 < found[-1].distance - found[k - 1].distance < ROUNDING:
-            break
+        found = [row for row in session.execute(best).all() if row.distance is not None]
+        listed = sa.literal([row[0] for row in found], sa.ARRAY(sa.BigInteger))
+        vectors = session.execute(sa.select(row_id, vector).where(row_id == sa.any_(listed))).all()
+        scored = _scored(session, [(row[0], row[1]) for row in vectors], question, k)
+        # Where those that were cut off may belong to the best after all: they are about equal, or take the places of
+        # what was left out. Equals are in the order of their ids already.
+        full = len(scored) == k and not 0 < found[-1].distance - found[k - 1].distance < ROUNDING
+        if len(found) < limit or full:
+            return scored
         limit *= 8
-    ids = [row[0] for row in found]
-    listed = sa.literal(ids, sa.ARRAY(sa.BigInteger))
-    vectors = session.execute(sa.select(row_id, vector).where(row_id == sa.any_(listed))).all()
-    return _scored([(row[0], row[1]) for row in vectors], question, k)
 
 
 def _by_index(session: Session, question: NDArray[np.float32], view: View, k: int) -> list[tuple[int, float]]:
@@ -99,7 +103,8 @@ def _by_index(session: Session, question: NDArray[np.float32], view: View, k: in
     # For this transaction. Relaxed: the order is made anew from the scores, and what comes late is not thrown away.
     settings = {"hnsw.ef_search": str(min(MOST_EF, 2 * limit)), "hnsw.iterative_scan": "relaxed_order", "jit": "off"}
     session.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
-    return _scored([(row[0], row[1]) for row in session.execute(by_index(question, view, limit))], question, k)
+    rows = [(row[0], row[1]) for row in session.execute(by_index(question, view, limit))]
+    return _scored(session, rows, question, k)
 
 
 def by_index(question: NDArray[np.float32], view: View, limit: int) -> sa.Select[int, bytes]:
@@ -109,7 +114,11 @@ def by_index(question: NDArray[np.float32], view: View, limit: int) -> sa.Select
     model_id = sa.literal_column(f"{view.model_id:d}", sa.Integer)
     return (
         sa.select(EmbeddingRow.chunk_id, EmbeddingRow.vector)
-        .where(EmbeddingRow.model_id == model_id, EmbeddingRow.content_id.in_(searched_contents(view)))
+        .where(
+            EmbeddingRow.model_id == model_id,
+            EmbeddingRow.content_id.in_(searched_contents(view)),
+            sa.text(fitting(view.dimension)),
+        )
         .order_by(distance)
         .limit(limit)
     )
@@ -119,13 +128,12 @@ def _parameter(question: NDArray[np.float32]) -> sa.ColumnElement[bytes]:
     return sa.literal(to_blob(question), Vector)
 
 
-def _scored(rows: list[tuple[int, bytes]], question: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
+def _scored(
+    session: Session, rows: list[tuple[int, bytes]], question: NDArray[np.float32], k: int
+) -> list[tuple[int, float]]:
     best = TopK(k)
     if rows:
-        best.add(
-            np.asarray([row_id for row_id, _ in rows], np.int64),
-            similarities(from_blobs([vector for _, vector in rows], len(question)), question),
-        )
+        take_in(session.connection(), [one for one, _ in rows], [vector for _, vector in rows], question, best)
     return best.result()
 
 

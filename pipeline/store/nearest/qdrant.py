@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from pipeline.core.errors import MirrorError
-from pipeline.core.vectors import TopK, from_blobs, similarities
+from pipeline.core.vectors import TopK
 from pipeline.store.mirror.outbox import ContentKey, find_mirror, owed_contents
+from pipeline.store.nearest.comparing import take_in
 from pipeline.store.tables import ChunkRow, ContentRow, EmbeddingRow
 from pipeline.store.view import View, as_json, listed_ids, searched_contents
 
@@ -100,7 +101,7 @@ def _proposed(
     while limit <= MOST:
         points = home.nearest(view.fingerprint, question, limit, contents)
         rows |= _in_view(session, view, points)
-        scored = _scored(rows.items(), question)
+        scored = _scored(session, rows.items(), question)
         if len(points) < limit:  # it has no more
             return scored[:k]
         # Of those that it has besides, some may be as near as the last one that is wanted.
@@ -158,12 +159,11 @@ def _query(view: View, contents: Iterable[int]) -> sa.Select[int, bytes, int, in
     )
 
 
-def _scored(rows: Iterable[Row], question: NDArray[np.float32]) -> list[tuple[int, float]]:
+def _scored(session: Session, rows: Iterable[Row], question: NDArray[np.float32]) -> list[tuple[int, float]]:
     """All of them, best first."""
     listed = list(rows)
     if not listed:
         return []
     best = TopK(len(listed))
-    vectors = from_blobs([vector for _, vector in listed], len(question))
-    best.add(np.asarray([chunk_id for chunk_id, _ in listed], np.int64), similarities(vectors, question))
+    take_in(session.connection(), [one for one, _ in listed], [vector for _, vector in listed], question, best)
     return best.result()

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from pipeline.core.quantized import Rounded, differences, first_candidates, least, products, rounded, signs, worthwhile
-from pipeline.core.vectors import TopK
+from pipeline.core.vectors import COMPARED, TopK, unit_vectors
 from pipeline.store.bulk import last_chunk_number
 from pipeline.store.nearest import shelves
 from pipeline.store.nearest.copies import Copy, folder_of, open_copy, path_of
@@ -74,9 +74,7 @@ def _agrees(connection: Connection, copy: Copy, model_id: int) -> bool:
         at = np.searchsorted(copy.chunk_ids, [row[0] for row in some])
         if [(row[2], row[3]) for row in some] != [(content, model_id) for content in copy.content_ids[at].tolist()]:
             return False
-        if any(len(row[1]) != 4 * copy.heading.dimension for row in some):
-            return False
-        vectors = np.stack([np.frombuffer(row[1], "<f4") for row in some])
+        vectors, _ = unit_vectors([row[1] for row in some], copy.heading.dimension, COMPARED)
         if (np.abs(rounded(vectors).numbers.astype(np.int16) - copy.rounded.numbers[at]) > 1).any():
             return False
     return True

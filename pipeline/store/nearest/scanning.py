@@ -131,9 +131,10 @@ def _work(
             return
         distance = _distance(shelf, asked).label("distance")
         statement = sa.select(shelf.row_id, distance).where(*wanted, shelf.row_id.between(first, last))
-        rows = [row for some in raw(connection, statement.order_by(distance).limit(limit)) for row in some]
+        nearest_first = statement.order_by(distance.nulls_last()).limit(limit)
+        rows = [row for some in raw(connection, nearest_first) for row in some]
         ids = np.asarray([row[0] for row in rows], np.int64)
-        distances = np.asarray([row[1] or 0.0 for row in rows], np.float64)  # none: not a number, which must show
+        distances = np.asarray([np.inf if row[1] is None else row[1] for row in rows], np.float64)
         yield Candidates(ids, distances, distances[-1] if len(rows) == limit else np.inf)
 
 
@@ -150,7 +151,10 @@ def _merged(found: list[Candidates], limit: int) -> Candidates:
 
 
 def _distance(shelf: Shelf, asked: bytes) -> sa.ColumnElement[float]:
-    return sa.func.vec_distance_L2(shelf.vector, sa.literal(asked, sa.LargeBinary), type_=sa.Float)
+    """None for what is no vector of this length, on which sqlite-vec would end the whole statement."""
+    fits = sa.and_(sa.func.typeof(shelf.vector) == "blob", sa.func.length(shelf.vector) == len(asked))
+    distance = sa.func.vec_distance_L2(shelf.vector, sa.literal(asked, sa.LargeBinary), type_=sa.Float)
+    return sa.case((fits, distance))
 
 
 def _visible(connection: Connection, view: View, chunk_ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -16,13 +16,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import InstrumentedAttribute
 
-from pipeline.core.errors import StoreError
-from pipeline.core.vectors import TopK, from_blobs, similarities
+from pipeline.core.vectors import TopK
+from pipeline.store.nearest.comparing import take_in
 from pipeline.store.tables import ChunkRow, ContentEmbeddingRow, ContentRow, EmbeddingRow
 from pipeline.store.view import View, listed_ids, searched_contents
 
 BLOCK = 4096
-BROKEN = "a vector in the database is broken ({}): `python -m pipeline verify --repair` makes it anew"
 
 Conditions = Sequence[sa.ColumnElement[bool]]
 
@@ -73,41 +72,24 @@ def documents(view: View) -> Shelf:
 
 
 def compare(connection: Connection, rows: sa.Select[int, bytes], question: NDArray[np.float32], best: TopK) -> None:
-    """Take rows of ids and vectors in, some thousand at a time.
-
-    Raises:
-        StoreError: a vector is none.
-    """
+    """Take rows of ids and vectors in, some thousand at a time."""
     with closing(raw(connection, rows)) as read:
         for some in read:
-            ids = np.fromiter((row[0] for row in some), np.int64, len(some))
-            try:
-                best.add(ids, similarities(from_blobs([row[1] for row in some], len(question)), question))
-            except ValueError as error:
-                raise StoreError(BROKEN.format(error)) from error
+            take_in(connection, [row[0] for row in some], [row[1] for row in some], question, best)
 
 
 def raw(connection: Connection, rows: sa.Executable) -> Generator[Sequence[tuple[Any, ...]]]:
-    """Rows as the driver gives them: for millions of them, objects that know their columns take most of the time.
-
-    Raises:
-        StoreError: sqlite-vec met a vector that is none.
-    """
-    try:
-        with connection.execute(rows) as result:
-            cursor = result.cursor
-            while cursor is not None:
-                try:
-                    some = cursor.fetchmany(BLOCK)
-                except sqlite3.Error as error:
-                    raise DBAPIError(str(rows), None, error) from error
-                if not some:
-                    return
-                yield some
-    except DBAPIError as error:
-        if isinstance(error.orig, sqlite3.OperationalError) and "vector" in str(error.orig).lower():
-            raise StoreError(BROKEN.format(error.orig)) from error
-        raise
+    """Rows as the driver gives them: for millions of them, objects that know their columns take most of the time."""
+    with connection.execute(rows) as result:
+        cursor = result.cursor
+        while cursor is not None:
+            try:
+                some = cursor.fetchmany(BLOCK)
+            except sqlite3.Error as error:
+                raise DBAPIError(str(rows), None, error) from error
+            if not some:
+                return
+            yield some
 
 
 def listed(ids: NDArray[np.int64]) -> sa.Select[int]:
