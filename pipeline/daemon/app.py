@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import resource
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -80,6 +81,7 @@ async def run_daemon(loaded: LoadedSettings, clock: Callable[[], dt.datetime] = 
     """
     settings = loaded.settings
     _refuse_open_door(settings)
+    _raise_descriptor_limit()
     async with AsyncExitStack() as opened:
         # The lock before the port: who holds the host is the better answer to a second daemon.
         tell_url = opened.enter_context(own_host(settings.data_dir, "daemon"))
@@ -339,6 +341,13 @@ def _refuse_open_door(settings: Settings) -> None:
             f"to listen on {settings.host}, where others can reach it, set api_key (NIGHTSHIFT_API_KEY); "
             "or say a second time that you want it open: NIGHTSHIFT_GATEWAY_ALLOW_NO_KEY=true"
         )
+
+
+def _raise_descriptor_limit() -> None:
+    """Let this process open as many files as it may: the usual limit of 1,024 is for programs that use select."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # a system may have a limit of its own below that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _beat() -> None:

@@ -33,6 +33,9 @@ MAX_WAITING_TOKENS = 1_000_000
 DRAIN_SECONDS = 5
 """How long requests in flight may take after SIGTERM."""
 
+BACKLOG = 128
+"""Connections that wait to be taken; asyncio tries as often in a row where file descriptors are used up."""
+
 PARENT_CHECK_SECONDS = 1.0
 
 
@@ -96,6 +99,7 @@ def run_app(app: Starlette, listener: socket.socket) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        backlog=BACKLOG,
         timeout_keep_alive=60,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
@@ -113,7 +117,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(256)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise NightshiftError(f"cannot listen on {host} port {port}: {error.strerror}") from error
