@@ -256,7 +256,7 @@ def _encrypt(source: Path, target: Path) -> None:
         (["run-now", "--no-such-option"], 2, "No such option"),
         (["run-now", "docs", "--database", "sqlite:////proc/no/such.db"], 1, "cannot be used"),
         (["run-now", "docs", "--model", "missing.gguf"], 2, "missing.gguf (set in the option --model)"),
-        (["run-now", "docs", "--model", "notes.txt"], 1, "(embedding.model is set in the option --model)"),
+        (["run-now", "docs", "--model", "notes.txt"], 1, "(set in the option --model)"),
         (["run-now", "notes.txt"], 2, "its name should end in .pdf or .docx or .docm"),
         (["status", "--database", "nonsense"], 2, "database_url"),
         (["documents", "list", "--state", "lost"], 2, "no such state"),

@@ -161,11 +161,15 @@ def plan_launch(
         case "llama-server":
             _require_gguf(kind, model)
             if programs.llama_server is None:
-                raise ModelError("llama-server was not found: put it on the PATH, or choose the backend llama-cpp")
+                raise ModelError(
+                    f"llama-server was not found: put it on the PATH, or set {slot.value}.backend to llama-cpp"
+                )
             argv = [str(programs.llama_server), *llama_server_arguments(slot, device, options, model, gpu)]
         case "vllm":
             if device is Device.CPU:
-                raise ModelError("vLLM serves on a GPU only; choose llama-cpp or llama-server for the CPU")
+                raise ModelError(
+                    f"vLLM serves on a GPU only; set {slot.value}.backend to llama-cpp or llama-server for the CPU"
+                )
             argv = [*programs.vllm, *vllm_arguments(slot, options, model)]
             env["VLLM_NO_USAGE_STATS"] = "1"
         case "remote":
@@ -210,7 +214,7 @@ def own_arguments(slot: Slot, device: Device, options: Options, model: ModelFile
 def torch_arguments(slot: Slot, options: Options, model: ModelFile) -> list[str]:
     """The command line of `python -m pipeline.backends.torch_engine`. Raises ModelError for what it does not serve."""
     if not isinstance(options, EmbeddingOptions) or slot is not Slot.EMBEDDING:
-        raise ModelError("sentence-transformers makes vectors only; choose another backend for generation")
+        raise ModelError("sentence-transformers makes vectors only; set generation.backend to another")
     if model.kind != "directory":
         raise ModelError(f"{model.path} is a GGUF file: sentence-transformers needs a Hugging Face model directory")
     arguments = ["--model", str(model.path.absolute()), "--alias", model.name]

@@ -101,7 +101,7 @@ def resolve(
     if path.is_dir():
         return _directory(path, known)
     if not path.exists():
-        raise ModelError(f"there is no model at {path}; set NIGHTSHIFT_EMBEDDING_MODEL to a GGUF file that is there")
+        raise ModelError(f"there is no model at {path}; name a file that is there, or `hf:OWNER/REPO/FILE`")
     return _gguf(path, known)
 
 
@@ -253,5 +253,5 @@ def _answers(endpoint: str) -> bool:
 def _unreachable(where: str, target: Path) -> ModelError:
     return ModelError(
         f"{where} is not on this machine and could not be downloaded: connect to the network once,"
-        f" or copy the file to {target} and set NIGHTSHIFT_EMBEDDING_MODEL to it"
+        f" or copy the file to {target} and name that"
     )

@@ -25,6 +25,9 @@ HEALTH_PATHS = ("/health", "/v1/models")
 """Asked in this order; OpenAI's API itself has the second only."""
 
 RETRY_SECONDS = 0.5
+REFUSALS = ("HTTP 401", "HTTP 403")
+"""How it begins that a server refuses the key."""
+
 REQUEST_SECONDS = 10.0
 
 
@@ -87,7 +90,8 @@ class RemoteServer(Served):
                     break
                 await asyncio.sleep(RETRY_SECONDS)
         if problem:
-            self.why_failed = f"the {self.slot.value} server at {self.base_url} is not ready: {problem}"
+            key = f": set {self.slot.value}.api_key to one that it takes" if problem.startswith(REFUSALS) else ""
+            self.why_failed = f"the {self.slot.value} server at {self.base_url} is not ready: {problem}{key}"
             self._enter(BackendState.FAILED)
             raise BackendStartFailed(self.why_failed)
         self.load_seconds = loop.time() - began

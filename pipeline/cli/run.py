@@ -119,7 +119,7 @@ def _run(loaded: LoadedSettings, wanted: _Wanted, *, as_json: bool, quiet: bool)
         try:
             return asyncio.run(_watch(settings, wanted, progress, view, quiet))
         except ModelError as error:
-            raise ModelError(f"{error} (embedding.model is set in {loaded.place('embedding.model')})") from error
+            raise ModelError(f"{error} (set in {loaded.place('embedding.model')})") from error
         except SettingsError as error:
             raise SettingsError(error.key, error.problem, loaded.place(error.key)) from error
 

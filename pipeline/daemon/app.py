@@ -21,7 +21,7 @@ from pipeline.backends.options import EmbeddingOptions, GenerationOptions
 from pipeline.backends.orphans import ChildRegistry
 from pipeline.backends.served import Served
 from pipeline.backends.server import ModelServer
-from pipeline.core.errors import ModelError, NightshiftError, UsageError
+from pipeline.core.errors import ModelError, NightshiftError, SettingsError, UsageError
 from pipeline.core.modes import Device, Mode, Slot
 from pipeline.core.redaction import redacted
 from pipeline.core.shift import Margins
@@ -38,7 +38,7 @@ from pipeline.runner.forecast import timing_of
 from pipeline.runner.mirroring import Mirroring, beside, keep_in_line
 from pipeline.runner.ownership import own_host
 from pipeline.runner.questions import QuestionServer
-from pipeline.runner.target import embedding_options, identity, timeouts
+from pipeline.runner.target import embedding_options, identity, named_by, timeouts
 from pipeline.runner.tuned import with_tunings
 from pipeline.runner.untold import report_untold
 from pipeline.runner.webhook import keep_delivering
@@ -162,7 +162,7 @@ async def _build(
     loaded: LoadedSettings, store: Database, registry: ChildRegistry, clock: Callable[[], dt.datetime]
 ) -> tuple[Host, Metrics]:
     settings = loaded.settings
-    slot_models, unconfigured = await _slot_models(settings, store)
+    slot_models, unconfigured = await slot_models_of(loaded, store)
     accelerator = await asyncio.to_thread(find_accelerator)
     vendor = gpu_vendor()
     metrics = Metrics()
@@ -267,8 +267,9 @@ def _ingest_texts(runs: Runs, texts: Texts) -> None:
         runs.ask([texts.folder], "texts")
 
 
-async def _slot_models(settings: Settings, store: Database) -> tuple[dict[Slot, SlotModel], dict[Slot, str]]:
+async def slot_models_of(loaded: LoadedSettings, store: Database) -> tuple[dict[Slot, SlotModel], dict[Slot, str]]:
     """The slots that have a model, and why the others have none. A model that is missing is a state, not an end."""
+    settings = loaded.settings
     known = await store.read(models.known_fingerprints)
     programs, gpu = find_programs(), gpu_vendor()
     found: dict[Slot, SlotModel] = {}
@@ -284,35 +285,41 @@ async def _slot_models(settings: Settings, store: Database) -> tuple[dict[Slot, 
                 )
             continue
         try:
-            found[slot] = await asyncio.to_thread(_slot_model, settings, slot, wanted.model, known, programs, gpu)
+            found[slot] = await asyncio.to_thread(_slot_model, loaded, slot, wanted.model, known, programs, gpu)
             found[slot] = await asyncio.to_thread(with_device, found[slot], programs)
             if found[slot].unused_gpu:
                 log.warning("a GPU is not used", slot=slot.value, problem=found[slot].unused_gpu)
-        except ModelError as error:
+        except (ModelError, SettingsError) as error:
             missing[slot] = str(error)
             log.error("a slot has no model", slot=slot.value, error=str(error))
     return found, missing
 
 
 def _slot_model(
-    settings: Settings,
+    loaded: LoadedSettings,
     slot: Slot,
     name: str,
     known: Mapping[tuple[str, int, int], str],
     programs: Programs,
     gpu: Gpu,
 ) -> SlotModel:
+    settings, place = loaded.settings, loaded.place
     wanted = settings.generation if slot is Slot.GENERATION else settings.embedding
     key = wanted.api_key.get_secret_value() if wanted.api_key else None
     if wanted.backend == "remote" and not wanted.url:
-        raise ModelError(f"the backend is remote, and nothing says where: set NIGHTSHIFT_{slot.value.upper()}_URL")
+        problem = f"is remote, and nothing says where: set NIGHTSHIFT_{slot.value.upper()}_URL"
+        raise SettingsError(f"{slot.value}.backend", problem, place(f"{slot.value}.backend"))
     if wanted.backend == "remote" and slot is Slot.GENERATION:
         # Its weights are somebody else's business; the name is what it is asked for.
         where = redacted(f"remote {wanted.url}")
         return SlotModel(slot, name, where, "remote", generation_options(settings), None, wanted.url or "", key)
     # For embedding the file is needed all the same: chunks are counted with its tokenizer, and vectors belong to it.
-    file = resolve(name, settings.data_dir / "models", known=known)
-    kind = kind_of(slot, wanted.backend, file, gpu, programs)
+    try:
+        with named_by(f"{slot.value}.model"):
+            file = resolve(name, settings.data_dir / "models", known=known)
+            kind = kind_of(slot, wanted.backend, file, gpu, programs)
+    except ModelError as error:
+        raise ModelError(f"{error} (set in {place(f'{slot.value}.model')})") from error
     options = generation_options(settings) if slot is Slot.GENERATION else embedding_options(settings, str(file.path))
     return SlotModel(
         slot, file.name, file.fingerprint, kind, options, file, wanted.url or "", key, settings.embedding.gzip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline.backends.client import Timeouts
@@ -45,6 +46,15 @@ class Checked:
     dimension: int
 
 
+@contextmanager
+def named_by(key: str) -> Iterator[None]:
+    """Say of a model that cannot be used which setting names it. key: dotted."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{key}: {error}") from error
+
+
 async def check_model(settings: Settings, store: Database) -> Checked:
     """Find the embedding model and check that the settings suit it. Writes nothing.
 
@@ -53,8 +63,9 @@ async def check_model(settings: Settings, store: Database) -> Checked:
         SettingsError: its limit is below `chunk.tokens`, or it cannot do what the settings want.
     """
     known = await store.read(models.known_fingerprints)
-    file = await asyncio.to_thread(resolve, settings.embedding.model, settings.data_dir / "models", known=known)
-    shape = await asyncio.to_thread(_read_shape, file)
+    with named_by("embedding.model"):
+        file = await asyncio.to_thread(resolve, settings.embedding.model, settings.data_dir / "models", known=known)
+        shape = await asyncio.to_thread(_read_shape, file)
     if settings.chunk.tokens > shape.max_tokens:
         problem = f"{settings.chunk.tokens} is more than the {shape.max_tokens} tokens that {file.name} can take"
         raise SettingsError("chunk.tokens", problem, "the settings; see `python -m pipeline config`")

@@ -133,7 +133,7 @@ def plan_entry(method: str, headers: Headers, options: WebOptions) -> tuple[int,
         return 401, "the API key is missing or wrong"
     host = _name(f"//{headers.get('host', '')}")
     if options.check_host and is_loopback(options.host) and not _known(host, options):
-        return 403, f"this server is not {host or 'without a name'}; add the name to the allowed hosts if it is"
+        return 403, f"this server is not {host or 'without a name'}; add the name to gateway.allowed_hosts if it is"
     origin = headers.get("origin")
     if origin is not None and method not in _HARMLESS:
         name = _name(origin)

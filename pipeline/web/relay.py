@@ -163,7 +163,10 @@ class _Exchange:
                 headers=_headers_up(self.request, target),
             ) as answer:
                 if answer.status_code in (401, 403):
-                    raise BackendFailed(Refusal(502, "the backend refused the gateway's key", "server_error"))
+                    message = (
+                        f"the backend refused the gateway's key: set {self.way.slot.value}.api_key to one that it takes"
+                    )
+                    raise BackendFailed(Refusal(502, message, "server_error"))
                 if answer.headers.get("content-type", "").startswith("text/event-stream"):
                     await self._stream(answer)
                 else:

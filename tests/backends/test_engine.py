@@ -83,7 +83,7 @@ def test_pooling_is_the_models_own_unless_said_otherwise() -> None:
 
 def test_a_model_without_pooling_asks_for_it(tmp_path: Path) -> None:
     path = with_number(MODEL, "bert.pooling_type", 0, tmp_path / "unpooled.gguf")
-    with pytest.raises(ModelError, match="set pooling to mean, cls or last"):
+    with pytest.raises(ModelError, match=r"set embedding\.pooling to mean, cls or last"):
         Engine(EngineOptions(path, contexts=1))
     loaded = Engine(EngineOptions(path, contexts=1, pooling="mean"))
     assert loaded.contexts[0].embed([tokens(101, 102)])[1].all()

@@ -260,7 +260,7 @@ def _make_context(model: Any, plan: EnginePlan, options: EngineOptions) -> Any:
     if not context:
         raise ModelError(
             f"llama.cpp cannot make a context of {plan.n_ubatch} tokens for {options.model};"
-            " its log says why (too little memory? then lower n_ubatch or contexts)"
+            " its log says why (too little memory? then lower embedding.n_ubatch or embedding.contexts)"
         )
     return context
 
@@ -291,7 +291,7 @@ def _check_pooling(pooling: int, options: EngineOptions) -> None:
     if pooling == native.LLAMA_POOLING_TYPE_NONE:
         raise ModelError(
             f"{options.model.name} does not say how its token vectors become one:"
-            " set pooling to mean, cls or last, as the model's page says"
+            " set embedding.pooling to mean, cls or last, as the model's page says"
         )
     if pooling == native.LLAMA_POOLING_TYPE_RANK:
         raise ModelError(f"{options.model.name} is a reranker: it scores pairs of texts and makes no vectors")
