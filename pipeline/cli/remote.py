@@ -9,6 +9,7 @@ import httpx
 from pipeline.core.errors import BackendRefused, BackendTimeout, UsageError
 from pipeline.runner.ownership import owner_of
 from pipeline.settings import Settings
+from pipeline.settings.description import ENVIRONMENT_PREFIX
 
 
 class DaemonClient:
@@ -73,5 +74,11 @@ def need_daemon(settings: Settings) -> DaemonClient:
     """This host's daemon. Raises UsageError where none runs."""
     client = running_daemon(settings)
     if client is None:
-        raise UsageError("no daemon runs on this host's data folder: start one with `python -m pipeline daemon`")
+        raise UsageError(f"{no_daemon(settings)}: start one with `python -m pipeline daemon`")
     return client
+
+
+def no_daemon(settings: Settings) -> str:
+    """That no daemon runs, and on which data folder: another folder may have one."""
+    chooses = f"{ENVIRONMENT_PREFIX}DATA_DIR chooses another"
+    return f"no daemon runs on the data folder {settings.data_dir} ({chooses})"
