@@ -47,6 +47,7 @@ from pipeline.store.models import StoredModel
 from pipeline.switcher.admission import Admission, Gate
 from pipeline.switcher.switcher import Switcher
 from pipeline.web import shapes
+from pipeline.web.management import degraded_because
 from pipeline.web.services import EngineFigures, Services, Target
 
 SCHEDULE_AGE = 1.0
@@ -128,7 +129,7 @@ class Host:
         record = switcher.under_way
         change = self._next_change(now)
         hold = self.governor.hold
-        return shapes.HostState(
+        state = shapes.HostState(
             mode=switcher.mode,
             since=self._since[1],
             switching=None
@@ -152,8 +153,9 @@ class Host:
                 used_bytes=self.gpu.used_bytes, total_bytes=self.gpu.total_bytes, name=self.accelerator.name
             ),
             questions=shapes.QuestionServerState.model_validate(self.questions.state()),
-            problems=self._problems(),
         )
+        problems = dict.fromkeys([*degraded_because(state), *self._problems()])
+        return state.model_copy(update={"problems": list(problems)})
 
     def progress(self) -> shapes.RunProgress | None:
         """How far the run at work has come."""

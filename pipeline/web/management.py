@@ -75,20 +75,29 @@ def management_routes(services: Services) -> APIRouter:
     return router
 
 
+def degraded_because(host: shapes.HostState) -> list[str]:
+    """Why the host is not as it should be, in words; empty where it is."""
+    reasons = [f"{state.slot}: {state.why_failed or 'failed'}" for state in host.slots if state.state == "failed"]
+    if host.mode is not host.wanted and host.switching is None:
+        by = f" ({host.wanted_because})" if host.wanted_because else ""
+        reasons.append(f"the host is in mode {host.mode}, and {host.wanted} is wanted{by}")
+    return reasons
+
+
 def health_report(host: shapes.HostState, broken: str | None) -> shapes.ManagementHealth:
     """How the host is, for those who restart it. broken: why the daemon cannot go on."""
-    failed = [f"{state.slot}: {state.why_failed or 'failed'}" for state in host.slots if state.state == "failed"]
-    elsewhere = host.mode is not host.wanted and host.switching is None
+    reasons = [*([broken] if broken else []), *degraded_because(host)]
     loaded = {state.slot: state.model for state in host.slots if state.state == "ready" and state.model}
     gpu = host.gpu
     return shapes.ManagementHealth(
-        status="unhealthy" if broken else "degraded" if failed or elsewhere else "healthy",
+        status="unhealthy" if broken else "degraded" if reasons else "healthy",
         server_mode=host.mode,
         loaded_model=next((loaded[slot] for slot in Slot if slot in loaded), None),
         gpu_memory_usage=None if gpu is None else _usage(gpu),
         loaded_models=loaded,
         switching=host.switching,
-        problems=[*([broken] if broken else []), *failed, *host.problems],
+        reasons=reasons,
+        problems=list(dict.fromkeys([*reasons, *host.problems])),
     )
 
 

@@ -261,9 +261,11 @@ class ManagementHealth(BaseModel):
     status: `healthy`; `degraded` where a slot failed or the host is not in the mode that is wanted
     for another reason than a switch; `unhealthy`, with the HTTP status 503, where the daemon itself
     cannot go on. loaded_model: the language model where one is loaded, else the embedding model.
+    reasons: why it is not healthy; they are among the `problems` too.
     """
 
     status: Literal["healthy", "degraded", "unhealthy"]
+    reasons: Sequence[Message] = ()
     server_mode: Mode
     loaded_model: str | None
     gpu_memory_usage: GpuMemoryUsage | None

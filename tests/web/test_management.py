@@ -45,12 +45,18 @@ async def test_a_failed_slot_is_no_reason_to_restart_the_host(api: Api) -> None:
     api.world.failed[Slot.EMBEDDING] = "died 5 times"
     answer = await api.http.get("/management/health")
     assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-    assert answer.json()["problems"] == ["embedding: died 5 times"]
+    assert answer.json()["problems"] == answer.json()["reasons"] == ["embedding: died 5 times"]
 
 
 def test_another_mode_than_the_wanted_one_is_degraded_unless_a_switch_is_under_way(api: Api) -> None:
     host = api.world.services().host().model_copy(update={"wanted": Mode.GENERATION})
-    assert health_report(host, None).status == "degraded"
+    report = health_report(host, None)
+    because = f" ({host.wanted_because})" if host.wanted_because else ""
+    assert (report.status, report.reasons) == (
+        "degraded",
+        [f"the host is in mode {host.mode}, and generation is wanted{because}"],
+    )
+    assert report.reasons[0] in report.problems
     switching = shapes.Switching(
         source=Mode.MIXED, target=Mode.GENERATION, phase="drain", reason="schedule", seconds=0.5
     )
