@@ -163,5 +163,7 @@ def _next(report: RunReport, again: str, here: str) -> Iterator[str]:
         yield f'Try: python -m pipeline search{here} "what you want to know"'
     if report.outcome == "complete" and not report.documents["total"]:
         yield f"No documents are there yet: put PDF or DOCX files into {' or '.join(report.sources)}, and run it again."
-    if report.outcome == "stopped":
+    if report.cut_off:
+        yield f"Nothing is lost: {report.cut_off}."
+    elif report.outcome == "stopped":
         yield "Nothing is lost: run the same command again to go on."

@@ -248,7 +248,10 @@ class Runs:
             report = await carry_out(run)
             outcome, out_of_time = report.outcome, report.out_of_time
             _keep(self.results, run.id, report.as_json())
-            log.info("a run ended", run=run.id, outcome=outcome, chunks=report.chunks_embedded, errors=report.errors)
+            why = {"because": report.cut_off} if report.cut_off else {}
+            log.info(
+                "a run ended", run=run.id, outcome=outcome, chunks=report.chunks_embedded, errors=report.errors, **why
+            )
         except NightshiftError as error:
             log.error("a run failed", run=run.id, error=str(error))
             self._fail(run.id, str(error))

@@ -35,6 +35,8 @@ class Ending:
     jobs: the schedule, for the forecast; None where there is none to look at.
     fingerprint, model, device: what is embedded with, and where, once that is known.
     told: what the model server said about itself. unused_gpu: a GPU that it was built without, in words.
+    until: the end of the job's window, once it is known that the run ended because its time was over.
+    cut_off: that in words, once it is reported.
     interrupted: earlier runs that died.
     engine: what the engine counted meanwhile.
     """
@@ -52,6 +54,8 @@ class Ending:
     device: Callable[[], str | None] = lambda: None
     told: Mapping[str, Any] = field(default_factory=dict)
     unused_gpu: str | None = None
+    until: dt.datetime | None = None
+    cut_off: str | None = None
     interrupted: Sequence[tuple[str, dt.datetime]] = ()
     engine: Counted = field(default_factory=Counted)
     started_at: dt.datetime = field(default_factory=utc_now)
@@ -90,6 +94,7 @@ class Ending:
             report = await store.read(self._report, outcome, errors, now)
         except StoreError as error:
             log.warning("the report could not be made", run=self.run_id, error=str(error))
+        self.cut_off = None if report is None else report["cut_off"]
         await store.write(self._end, outcome, errors, now, measured, report)
         if report is not None:
             await keep_as_files(self.settings, report, now)
@@ -103,7 +108,7 @@ class Ending:
         measured: Measured,
         report: dict[str, Any] | None,
     ) -> None:
-        runs.finish_run(session, self.run_id, outcome, "; ".join(errors) or None, now, measured)
+        runs.finish_run(session, self.run_id, outcome, "; ".join(errors) or self.cut_off, now, measured)
         if report is not None:
             owed = now if self.settings.report.webhook is not None else None
             reports.save_report(session, self.run_id, report, owed_from=owed)
@@ -128,6 +133,7 @@ class Ending:
             build=build_of(self.told),
             unused_gpu=self.unused_gpu,
             sources=self.sources,
+            until=self.until,
         )
         return None if facts.empty and not self.settings.report.empty else make_report(session, facts)
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.core.causes import Cause, Causes
 from pipeline.ingest.progress import Progress
-from pipeline.runner.morning_text import as_markdown
+from pipeline.runner.morning_text import as_markdown, count, local
 from pipeline.store import attention, overview
 from pipeline.store.absent import waiting_deletions
 
@@ -34,6 +34,7 @@ class Facts:
     plan: the next night's forecast, None where it could not be made.
     device: `gpu` or `cpu`. device_name, build: what the device is called, and what the model server was built with.
     unused_gpu: a GPU that it was built without, in words.
+    until: the end of its job's window, where the run was stopped because its time was over.
     """
 
     run_id: str
@@ -53,6 +54,7 @@ class Facts:
     build: str | None = None
     unused_gpu: str | None = None
     sources: Sequence[str] = field(default_factory=list)
+    until: dt.datetime | None = None
 
     @property
     def empty(self) -> bool:
@@ -109,6 +111,7 @@ def make_report(session: Session, facts: Facts) -> dict[str, Any]:
         },
         "failed": _causes(progress.causes.most_first()),
         "errors": list(facts.errors),
+        "cut_off": None if facts.until is None else cut_off(facts.job, facts.until, facts.plan),
         "needs_ocr": asdict(scans),
         "waits_for_a_person": {"deletions": _deletions(session), "encrypted": encrypted},
         "index": {
@@ -118,6 +121,22 @@ def make_report(session: Session, facts: Facts) -> dict[str, Any]:
         },
         "next": None if facts.plan is None else dict(facts.plan),
     }
+
+
+def cut_off(job: str | None, until: dt.datetime, plan: Mapping[str, Any] | None) -> str:
+    """That a run's time was over, what waits, and when that goes on. plan: as `Plan.as_json` has it."""
+    waits, window = "what is left waits", None
+    if plan is not None:
+        pending, window = plan["pending"], plan["next_window"]
+        documents = pending["documents_to_read"] + pending["documents_read"]
+        waits = f"{count(documents, 'document')} with {count(pending['chunks'], 'chunk')} cut so far wait"
+    by_itself = "no later window is in sight"
+    if window is not None:
+        by_itself = f"it goes on in the next window of {window['job']}, {local(window['start'])}"
+    return (
+        f"its time was over at {local(until.isoformat())} (`until` of the job {job}): {waits}; {by_itself}, "
+        "or now by `python -m pipeline run-now`"
+    )
 
 
 def _deletions(session: Session) -> list[str]:

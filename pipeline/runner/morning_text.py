@@ -20,13 +20,15 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     name = f"job {report['job']}" if report["job"] else "by hand"
     what = "read ahead" if report["task"] == "extract" else "run"
-    yield f"# {_plain(report['outcome']).capitalize()}: {what} {_plain(name)}, {_local(report['started_at'])}"
+    yield f"# {_plain(report['outcome']).capitalize()}: {what} {_plain(name)}, {local(report['started_at'])}"
     yield ""
-    yield f"Run {report['run_id']}, {_duration(report['seconds'])}, ended {_local(report['finished_at'])}."
+    yield f"Run {report['run_id']}, {_duration(report['seconds'])}, ended {local(report['finished_at'])}."
+    if report.get("cut_off"):
+        yield f"It was stopped: {report['cut_off']}."
     for earlier in report["interrupted"]:
         yield (
             f"Run {_plain(earlier['run_id'])} before it was interrupted: its process was last seen "
-            f"{_local(earlier['last_seen'])}. What it left was taken up."
+            f"{local(earlier['last_seen'])}. What it left was taken up."
         )
     yield ""
     yield from _done(report)
@@ -44,21 +46,21 @@ def _done(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"- Found: {changes}."
     if remade := found.get("remade"):
         why = "the model or the settings for reading or chunking changed"
-        yield f"- Made anew: {_count(remade, 'document')}; {why}."
+        yield f"- Made anew: {count(remade, 'document')}; {why}."
     if done["documents_read"]:
         pace = f" ({done['pages_per_second']:,g} pages/s)" if done["pages_per_second"] else ""
-        yield f"- Read: {_count(done['documents_read'], 'document')}, {_count(done['pages'], 'page')}{pace}."
+        yield f"- Read: {count(done['documents_read'], 'document')}, {count(done['pages'], 'page')}{pace}."
     if done["chunks"]:
         paces = [f"{done[name]:,g} {unit}" for name, unit in _PACES if done[name]]
         yield (
-            f"- Embedded: {_count(done['chunks'], 'chunk')}, {_count(done['tokens'], 'token')} in "
+            f"- Embedded: {count(done['chunks'], 'chunk')}, {count(done['tokens'], 'token')} in "
             f"{_duration(done['embedding_seconds'])}{' (' + ', '.join(paces) + ')' if paces else ''}; "
-            f"{_count(done['documents_embedded'], 'document')} complete."
+            f"{count(done['documents_embedded'], 'document')} complete."
         )
     if report.get("device_name"):
         yield f"- Computed on {_plain(report['device_name'])}, by {_plain(report['build'])}."
     if done["chunks_reused"]:
-        yield f"- Reused: {_count(done['chunks_reused'], 'chunk')} had their vector from before."
+        yield f"- Reused: {count(done['chunks_reused'], 'chunk')} had their vector from before."
     if not (changes or remade or done["documents_read"] or done["chunks"]):
         yield "- Nothing to do." if report["outcome"] == "complete" else "- Nothing was done."
 
@@ -69,7 +71,7 @@ def _causes(causes: list[dict[str, Any]]) -> Iterator[str]:
         reason = cause["reason"] if cause["count"] == 1 else cause["cause"]
         examples = ", ".join(_plain(path) for path in cause["examples"])
         more = ", ..." if cause["count"] > len(cause["examples"]) else ""
-        yield f"- {_count(cause['count'], 'document')} {_plain(cause['state'])}: {_plain(reason)} ({examples}{more})"
+        yield f"- {count(cause['count'], 'document')} {_plain(cause['state'])}: {_plain(reason)} ({examples}{more})"
     if len(causes) > CAUSES_SHOWN:
         yield f"- and {len(causes) - CAUSES_SHOWN} more causes"
 
@@ -84,21 +86,21 @@ def _person(report: Mapping[str, Any]) -> Iterator[str]:
     if waits["encrypted"]:
         needs = "it needs its password" if waits["encrypted"] == 1 else "they need their passwords"
         yield (
-            f"- {_count(waits['encrypted'], 'encrypted document')}: {needs}; the setting `extract.passwords` or "
+            f"- {count(waits['encrypted'], 'encrypted document')}: {needs}; the setting `extract.passwords` or "
             "`extract.password_file` gives those of PDFs."
         )
     if scans["documents"]:
-        pages = f" ({_count(scans['pages'], 'page')})" if scans["pages"] else ""
-        yield f"- {_count(scans['documents'], 'document')} without any text{pages}: OCR may help (`extract.ocr`)."
+        pages = f" ({count(scans['pages'], 'page')})" if scans["pages"] else ""
+        yield f"- {count(scans['documents'], 'document')} without any text{pages}: OCR may help (`extract.ocr`)."
     if scans["partly"]:
-        yield f"- {_count(scans['partly_pages'], 'page')} without text in {_count(scans['partly'], 'other document')}."
+        yield f"- {count(scans['partly_pages'], 'page')} without text in {count(scans['partly'], 'other document')}."
 
 
 def _index(report: Mapping[str, Any]) -> Iterator[str]:
     documents, chunks = report["index"]["documents"], report["index"]["chunks"]
     states = ", ".join(f"{number:,} {state}" for state, number in documents.items() if number and state != "total")
-    yield f"- {_count(documents['total'], 'document')}{': ' + states if states else ''}."
-    yield f"- {chunks['embedded']:,} of {_count(chunks['total'], 'chunk')} can be searched."
+    yield f"- {count(documents['total'], 'document')}{': ' + states if states else ''}."
+    yield f"- {chunks['embedded']:,} of {count(chunks['total'], 'chunk')} can be searched."
     yield from _causes(report["index"]["failing"])
 
 
@@ -111,23 +113,23 @@ def _next(plan: Mapping[str, Any] | None) -> Iterator[str]:
         return
     parts = []
     if waiting["documents_to_read"]:
-        pages = _count(waiting["pages_to_read"], "page")
-        parts.append(f"{_count(waiting['documents_to_read'], 'document')} to read (about {pages})")
+        pages = count(waiting["pages_to_read"], "page")
+        parts.append(f"{count(waiting['documents_to_read'], 'document')} to read (about {pages})")
     if waiting["chunks"]:
-        parts.append(f"{_count(waiting['chunks'], 'chunk')} to embed")
+        parts.append(f"{count(waiting['chunks'], 'chunk')} to embed")
     yield f"- Waiting: {', '.join(parts)}."
     window = plan["next_window"]
     if window is None:
         yield "- No window in which anything is embedded is in sight."
         return
     ends = dt.datetime.fromisoformat(window["stop_at"]).astimezone()
-    yield f"- Next window: {_plain(window['job'])}, {_local(window['start'])} to {ends:%H:%M}."
+    yield f"- Next window: {_plain(window['job'])}, {local(window['start'])} to {ends:%H:%M}."
     likely, latest = plan["nights"]["likely"], plan["nights"]["latest"]
     if not plan["known"]:
         yield f"- When it is done is not known yet: {'; '.join(map(_plain, plan['assumed']))}."
     elif likely["nights"] is not None:
         until = f", at the latest in {latest['nights']}" if latest["nights"] not in (None, likely["nights"]) else ""
-        yield f"- Done in {_count(likely['nights'], 'night')}{until}: {_local(likely['at'])}."
+        yield f"- Done in {count(likely['nights'], 'night')}{until}: {local(likely['at'])}."
     else:
         yield "- It is not done in any window that is in sight."
 
@@ -150,7 +152,8 @@ def _plain(text: str) -> str:
     return re.sub(rf"({_MARKS})", r"\\\1", line)
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number and its noun."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
@@ -162,5 +165,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def _local(instant: str) -> str:
+def local(instant: str) -> str:
+    """An instant on the clock of this host, to the minute."""
     return f"{dt.datetime.fromisoformat(instant).astimezone():%a %Y-%m-%d %H:%M}"

@@ -36,6 +36,7 @@ class RunReport:
     sources: the files and folders that it was to look at.
     device_name, build: where it embedded, and what the model server was built with; None where nothing was embedded.
     unused_gpu: a GPU that this was built without, in words.
+    cut_off: that its time was over, what waits and when that goes on, in words; None where it ended by itself.
     """
 
     run_id: str
@@ -65,6 +66,7 @@ class RunReport:
     device_name: str | None = None
     build: str | None = None
     unused_gpu: str | None = None
+    cut_off: str | None = None
 
     @property
     def chunks_per_second(self) -> float:
@@ -105,6 +107,7 @@ class RunReport:
             "device_name": self.device_name,
             "build": self.build,
             "unused_gpu": self.unused_gpu,
+            "cut_off": self.cut_off,
         }
 
     @classmethod
@@ -121,6 +124,7 @@ class RunReport:
             device_name=said.get("device_name"),
             build=said.get("build"),
             unused_gpu=said.get("unused_gpu"),
+            cut_off=said.get("cut_off"),
             failing=[_line(each) for each in said["failing"]],
             model=ModelLine(**said["model"]) if said["model"] else None,
             searched_with=ModelLine(**said["searched_with"]) if said["searched_with"] else None,

@@ -57,6 +57,9 @@ READING_NICE = 19
 
 DELIVERY_SECONDS = 15.0
 
+END = dt.timedelta(seconds=1)
+"""A run that was stopped this shortly before its time was over was stopped by that."""
+
 FAILING_LISTED = 1000
 """Documents named in a report; an archive may hold more bad files than anybody reads."""
 
@@ -194,6 +197,12 @@ async def carry_out(run: Run) -> RunReport:
             log.info("search has moved over to the new model", model=aim.model.name)
         if not run.reads_only:
             await renew_indexes(store, run.settings.search.quantized, run.stop)
+        if (
+            outcome == "stopped"
+            and run.task is not None
+            and (pace.passed_over or run.clock() >= run.task.stop_at - END)
+        ):
+            ending.until = run.task.window.end
         await ending.end(store, outcome, errors)
         report = await _report(run, outcome, places, scopes, aim, errors, ending.seconds)
         return replace(
@@ -204,6 +213,7 @@ async def carry_out(run: Run) -> RunReport:
             device_name=ending.told.get("device"),
             build=build_of(ending.told),
             unused_gpu=ending.unused_gpu,
+            cut_off=ending.cut_off,
         )
 
 

@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
 from pipeline.core.documents import DocumentState
 from pipeline.ingest.progress import Progress
-from pipeline.runner.morning import Facts, make_report, write_report
-from pipeline.runner.morning_text import as_markdown, as_shown
-from pipeline.store import absent, library, queue
+from pipeline.runner.ending import Ending
+from pipeline.runner.morning import Facts, cut_off, make_report, write_report
+from pipeline.runner.morning_text import as_markdown, as_shown, local
+from pipeline.scheduler.jobs import load_jobs
+from pipeline.settings import Settings
+from pipeline.store import absent, library, queue, reports, runs
 from pipeline.store.database import Database
 from pipeline.store.scopes import Scope
 from tests.store import rows
@@ -122,6 +126,41 @@ def test_files_are_whole_and_those_that_are_too_old_go(tmp_path: Path) -> None:
     assert json.loads((folder / "20260609T030000-b.json").read_text())["outcome"] == "complete"
     write_report(tmp_path / "none", report, keep=0, keep_days=0, now=now)
     assert not (tmp_path / "none").exists()
+
+
+async def test_a_run_that_its_window_cut_off_says_what_waits_and_when_it_goes_on(
+    store: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "nightly.toml").write_text(
+        'cron = "0 2 * * *"\nuntil = "08:00"\ntimezone = "UTC"\nmode = "embedding"\ntask = "ingest"\n'
+    )
+
+    def wait(session: Session) -> None:
+        target = rows.add_target(session)
+        source = library.ensure_source(session, "/docs", NOON)
+        rows.register(session, source, target, a="a", b="b")
+        rows.begin(session)
+
+    await store.write(wait)
+    known = load_jobs(tmp_path / "jobs").jobs
+    settings = Settings(data_dir=tmp_path)
+    ending = Ending("run", settings, Progress(started_monotonic=0.0), job="nightly", jobs=known, until=NOON)
+    await ending.end(store, "stopped", [])
+    run = await store.read(runs.find_run, "run")
+    report = await store.read(reports.find_report, "run")
+    assert run is not None
+    assert report is not None
+    assert run.error == ending.cut_off == report["cut_off"]
+    assert ending.cut_off is not None
+    assert f"its time was over at {local(NOON.isoformat())} (`until` of the job nightly)" in ending.cut_off
+    assert "2 documents with 0 chunks cut so far wait" in ending.cut_off
+    start = report["next"]["next_window"]["start"]
+    assert f"it goes on in the next window of nightly, {local(start)}, or now by `python -m pipeline run-now`" in (
+        ending.cut_off
+    )
+    assert f"It was stopped: {ending.cut_off}." in as_markdown(report)
+    assert "no later window is in sight, or now by" in cut_off("nightly", NOON, None)
 
 
 def test_a_report_that_cannot_be_written_leaves_no_half_of_it(tmp_path: Path) -> None:
