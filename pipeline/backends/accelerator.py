@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import psutil
 import structlog
+
+from pipeline.backends.family import birth
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -245,7 +246,7 @@ def _look(
         reading = None if accelerator is None else accelerator.read()
     except OSError as error:
         return None, f"the GPU cannot be read: {error}"
-    running = sorted(filter(_runs, pids))
+    running = sorted(pid for pid in pids if birth(pid) is not None)
     if running:
         return reading, f"still running: {', '.join(map(str, running))}"
     if reading is None:
@@ -259,13 +260,6 @@ def _look(
         if more > tolerance:
             return reading, f"{more >> 20} MiB more of the GPU's memory are in use than before the load"
     return reading, ""
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _amd_cards(root: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 The file holds one JSON object a line and is replaced as a whole. A child and all that it starts carry
 a mark in their environment; process ids are used again by the system, and are believed together with
-the time of creation only.
+the birth of the process only (`family.birth`).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING
 import psutil
 import structlog
 
-from pipeline.backends.family import end, family
+from pipeline.backends.family import began_since_boot, birth, end, family, is_alive
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 log = structlog.get_logger(__name__)
 
-CLOCK_TOLERANCE = 0.05
-"""Seconds; a creation time is computed from the boot time, which the kernel corrects a little."""
-
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A child and who owns it. Times of creation in seconds since the epoch; pgid is that of its session too."""
+    """A child and who owns it. pgid is that of its session too.
+
+    create_time, owner_create_time: their births; times of creation in a file of an earlier version.
+    """
 
     pid: int
     create_time: float
@@ -58,16 +58,15 @@ class ChildRegistry:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writing = threading.Lock()
-        self._me = (os.getpid(), psutil.Process().create_time())
+        self._me = (os.getpid(), birth(os.getpid()) or 0.0)
 
     def add(self, pid: int, argv0: str, mark: str) -> None:
         """Note a child, and the `mark` that it carries. One that is gone already is no error."""
-        try:
-            created = psutil.Process(pid).create_time()
-        except psutil.NoSuchProcess:
+        born = birth(pid)
+        if born is None:
             return
         with self._writing:
-            self._write([*self._read(), Child(pid, created, pid, argv0, mark, *self._me)])
+            self._write([*self._read(), Child(pid, born, pid, argv0, mark, *self._me)])
 
     def remove(self, pid: int) -> None:
         """Forget a child that is gone with all that it started."""
@@ -79,10 +78,12 @@ class ChildRegistry:
         found: list[Orphan] = []
         kept: list[Child] = []
         for child in self._read():
-            if _is(child.owner_pid, child.owner_create_time):
+            if is_alive(child.owner_pid, child.owner_create_time):
                 kept.append(child)
                 continue
-            members = family(_number(child), child.mark, since=child.create_time - CLOCK_TOLERANCE)
+            if not began_since_boot(child.create_time):
+                continue
+            members = family(_number(child), child.mark)
             left = await end(members)
             found += [Orphan(one.pid, child.argv0, ended=one not in left) for one in members]
             if left:
@@ -115,16 +116,6 @@ class ChildRegistry:
 
 def _number(child: Child) -> int | None:
     """The child's process id, unless it belongs to another process now."""
-    if psutil.pid_exists(child.pid) and not _is(child.pid, child.create_time):
+    if psutil.pid_exists(child.pid) and not is_alive(child.pid, child.create_time):
         return None
     return child.pid
-
-
-def _is(pid: int, create_time: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:  # dead, and nobody has asked yet
-            return False
-        return bool(abs(process.create_time() - create_time) < CLOCK_TOLERANCE)
-    except psutil.NoSuchProcess:
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -110,9 +111,9 @@ def _unwanted(store: Database, name: str | None) -> list[ModelInventory]:
 def _nobody_builds(store: Database) -> None:
     """Raises RunInProgress where a run is at work, on any host, which may be making what is to be deleted."""
     with store.snapshot() as session:
-        at_work = runs.living_runs(session)
+        at_work, silent = runs.living_runs(session), runs.silent_runs(session, dt.datetime.now(dt.UTC))
     for run in at_work:
-        if not died(run, store.host):
+        if not died(run, store.host, silent):
             raise RunInProgress(f"run {run.id} (pid {run.process.pid} on {run.process.host})")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pipeline.backends.gpus import unused_gpu
@@ -53,6 +53,7 @@ def show_status(database: str | None, *, as_json: bool) -> None:
             device = device_of(None if here_last is None else reports.find_report(session, here_last.id))
             unseen = never_looked_at(session, loaded.settings, load_jobs(loaded.settings.jobs_dir).jobs)
             at_work = [run for run in runs.living_runs(session) if last is None or run.id != last.id]
+            silent = runs.silent_runs(session, dt.datetime.now(dt.UTC))
         here = store.host
         address = str(loaded.settings.flatten()["database_url"])
         daemon = _daemon(loaded.settings)
@@ -72,8 +73,8 @@ def show_status(database: str | None, *, as_json: bool) -> None:
                 "mirror": mirror,
                 "device": device,
                 "daemon": daemon,
-                "last_run": None if last is None else _run_as_json(last, here),
-                "other_runs": [_run_as_json(run, here) for run in at_work],
+                "last_run": None if last is None else _run_as_json(last, here, silent),
+                "other_runs": [_run_as_json(run, here, silent) for run in at_work],
             }
         )
         return
@@ -94,8 +95,8 @@ def show_status(database: str | None, *, as_json: bool) -> None:
     rows += [("unseen", line) for line in never_looked(unseen)]
     if daemon is not None:
         rows.append(("daemon", _daemon_in_words(daemon)))
-    rows.append(("last run", _run_in_words(last, here) if last else "none yet: `python -m pipeline run-now`"))
-    rows += [("other run", _run_in_words(run, here)) for run in at_work]
+    rows.append(("last run", _run_in_words(last, here, silent) if last else "none yet: `python -m pipeline run-now`"))
+    rows += [("other run", _run_in_words(run, here, silent)) for run in at_work]
     if any(documents[state.value] for state in overview.FAILING):
         rows.append(("why", f"`{WHY}`"))
     console = out()
@@ -175,10 +176,10 @@ def _model_as_json(model: ModelLine) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(model).items() if key != "active"}
 
 
-def _run_as_json(run: StoredRun, here: str) -> dict[str, Any]:
+def _run_as_json(run: StoredRun, here: str, silent: Collection[str]) -> dict[str, Any]:
     return {
         "run_id": run.id,
-        "outcome": DIED if died(run, here) else run.state,
+        "outcome": DIED if died(run, here, silent) else run.state,
         "started_at": run.started_at.isoformat(),
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
         "host": run.process.host,
@@ -188,9 +189,9 @@ def _run_as_json(run: StoredRun, here: str) -> dict[str, Any]:
     }
 
 
-def _run_in_words(run: StoredRun, here: str) -> str:
+def _run_in_words(run: StoredRun, here: str, silent: Collection[str]) -> str:
     state = run.state
-    if died(run, here):
+    if died(run, here, silent):
         state = "died; the next run takes up what it left"
     who = f"pid {run.process.pid} on {run.process.host}"
     reason = f" ({run.error})" if run.error else ""
@@ -198,12 +199,15 @@ def _run_in_words(run: StoredRun, here: str) -> str:
     return f"{run.id}: {state}{reason}, started {moment(run.started_at)}, {who}, {chunks}"
 
 
-def died(run: StoredRun, here: str) -> bool:
-    """Whether a run that nobody ended has no process any more. here: what this host is called."""
+def died(run: StoredRun, here: str, silent: Collection[str]) -> bool:
+    """Whether a run that nobody ended has no process any more.
+
+    here: what this host is called. silent: as `runs.silent_runs` gives them, for runs of other hosts.
+    """
     if run.state != "running":
         return False
     if run.process.host != here:
-        return dt.datetime.now(dt.UTC) - run.heartbeat_at >= runs.LEASE
+        return run.id in silent
     from pipeline.runner.untold import is_alive  # brings the whole flow with it
 
     return not is_alive(run.process)

@@ -375,7 +375,7 @@ async def _report_untold(host: Host) -> None:
     """A run that was cut off, or died with an earlier daemon, is reported now and not after the next one."""
     settings = host.loaded.settings
     timing = timing_of(settings, host.governor.hold)
-    await report_untold(host.store, settings, host.jobs.loaded.jobs, timing, utc_now())
+    await report_untold(host.store, settings, host.jobs.loaded.jobs, timing, utc_now(), host.hearts)
 
 
 async def _watch_texts(host: Host) -> None:

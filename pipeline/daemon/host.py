@@ -44,6 +44,7 @@ from pipeline.store import inventory, models, overview, reports, runs, switches
 from pipeline.store.absent import waiting_deletions
 from pipeline.store.database import Database
 from pipeline.store.models import StoredModel
+from pipeline.store.runs import Hearts
 from pipeline.switcher.admission import Admission, Gate
 from pipeline.switcher.switcher import Switcher
 from pipeline.web import shapes
@@ -81,6 +82,7 @@ class Host:
     questions: QuestionServer
     started_at: dt.datetime
     reported: asyncio.Event = field(default_factory=asyncio.Event)
+    hearts: Hearts = field(default_factory=dict)
     gpu: Reading | None = None
     engine: EngineCounters = field(default_factory=EngineCounters)
     _asked: dict[Slot, tuple[float, float | None]] = field(default_factory=dict)

@@ -18,10 +18,10 @@ from pipeline.core.shift import Task
 from pipeline.ingest.names import stored_name
 from pipeline.ingest.work import utc_now
 from pipeline.runner.ending import Ending
-from pipeline.runner.untold import is_alive, report_untold, this_process
+from pipeline.runner.untold import end_dead, is_alive, report_untold, this_process
 from pipeline.store import runs
 from pipeline.store.database import Database
-from pipeline.store.runs import HEARTBEAT, StoredRun
+from pipeline.store.runs import HEARTBEAT, Hearts, StoredRun
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +58,7 @@ async def hold_lease(
     try:
         try:
             async with heart:
-                await report_untold(store, ending.settings, ending.jobs, ending.timing, utc_now())
+                await report_untold(store, ending.settings, ending.jobs, ending.timing, utc_now(), {})
                 yield
         except TimeoutError:
             if not heart.expired():
@@ -119,13 +119,14 @@ async def _beat(
     store: Database, run_id: str, task: Task | None, ending: Ending, stop: asyncio.Event, heart: asyncio.Timeout
 ) -> None:
     """Say again and again that the run lives. heart: expires where nobody takes it for alive any more."""
-    ends = task.stop_at if task else None
-    pause = min(HEARTBEAT, _lease(ending) / BEATS).total_seconds()
+    ends, lease = task.stop_at if task else None, _lease(ending)
+    pause = min(HEARTBEAT, lease / BEATS).total_seconds()
+    seen: Hearts = {}
     while True:
         await asyncio.sleep(pause)
         try:
             stop_at = await store.write(runs.heartbeat, run_id, utc_now(), ending.measured())
-            await store.write(runs.end_dead_runs, this_process(store.host), utc_now(), is_alive, lease=_lease(ending))
+            await end_dead(store, lease, utc_now(), seen, run_id)
         except LeaseLost:
             heart.reschedule(asyncio.get_running_loop().time())
             return

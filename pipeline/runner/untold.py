@@ -6,13 +6,14 @@ import asyncio
 import datetime as dt
 import os
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
-import psutil
 import structlog
 from sqlalchemy.orm import Session
 
+from pipeline.backends import family
 from pipeline.core.errors import StoreError
 from pipeline.core.schedule import Job
 from pipeline.ingest.meter import Busy, Meter
@@ -22,7 +23,7 @@ from pipeline.runner.morning import Facts, make_report, write_report
 from pipeline.settings import Settings
 from pipeline.store import reports, runs
 from pipeline.store.database import Database
-from pipeline.store.runs import Process, StoredRun
+from pipeline.store.runs import Hearts, Process, StoredRun
 
 log = structlog.get_logger(__name__)
 
@@ -37,28 +38,43 @@ AFTERWARDS = "this report was made afterwards, from what the run had stored"
 
 def this_process(host: str | None = None) -> Process:
     """Who a run of this process is. host: what this host is called; None is the system's name."""
-    return Process(host or socket.gethostname(), os.getpid(), psutil.Process().create_time())
+    return Process(host or socket.gethostname(), os.getpid(), family.birth(os.getpid()) or 0.0)
 
 
 def is_alive(process: Process) -> bool:
     """Whether a process of this host still runs; a later one with the same pid is another."""
-    try:
-        return bool(abs(psutil.Process(process.pid).create_time() - process.started) < 1.0)
-    except psutil.Error:
-        return False
+    return family.is_alive(process.pid, process.started)
+
+
+async def end_dead(
+    store: Database, lease: dt.timedelta, now: dt.datetime, seen: Hearts | None, mine: str | None = None
+) -> None:
+    """Mark runs that died, as `runs.end_dead_runs` does. Raises StoreError.
+
+    seen: what earlier calls saw of other hosts' runs, which are judged by that alone; None judges them at once.
+    """
+    unheard = None
+    if seen is not None:
+        unheard = runs.watch_hearts(seen, await store.read(runs.living_runs), time.monotonic(), lease)
+    me = this_process(store.host)
+    await store.write(runs.end_dead_runs, me, now, is_alive, lease=lease, mine=mine, unheard=unheard)
 
 
 async def report_untold(
-    store: Database, settings: Settings, jobs: Sequence[Job] | None, timing: Timing, now: dt.datetime
+    store: Database,
+    settings: Settings,
+    jobs: Sequence[Job] | None,
+    timing: Timing,
+    now: dt.datetime,
+    seen: Hearts | None = None,
 ) -> list[str]:
     """Report the runs that ended without a report of their own, oldest first; returns which.
 
-    What cannot be done is logged, and stays to be done.
+    What cannot be done is logged, and stays to be done. seen: as in `end_dead`.
     """
     told: list[str] = []
     try:
-        lease = dt.timedelta(seconds=settings.run.lease)
-        await store.write(runs.end_dead_runs, this_process(store.host), now, is_alive, lease=lease)
+        await end_dead(store, dt.timedelta(seconds=settings.run.lease), now, seen)
         for run in await store.read(reports.untold_runs, now - WITHIN, MOST):
             report = await store.read(_report, run, jobs, timing, now)
             owed = now if settings.report.webhook is not None else None
@@ -103,7 +119,7 @@ def _report(
         outcome=run.state,
         started_at=run.started_at,
         finished_at=ended,
-        seconds=(ended - run.started_at).total_seconds(),
+        seconds=max(0.0, (ended - run.started_at).total_seconds()),
         progress=progress,
         errors=[f"{run.error or 'how it ended is not known'}; {AFTERWARDS}"],
         plan=None if jobs is None else make_plan(session, jobs, now, timing).as_json(),

@@ -126,7 +126,8 @@ _HINT = " (the programs psql and pg_restore should be those of the server's vers
 def _nobody_at_work(connection: Connection) -> None:
     """Raises RunInProgress where a run of any host is at work. Of tables of any revision."""
     if sa.inspect(connection).has_table("runs"):
-        heard_of = f"heartbeat_at > now() - interval '{LEASE.total_seconds():.0f} s'"
+        lease = f"interval '{LEASE.total_seconds():.0f} s'"
+        heard_of = f"heartbeat_at > now() - {lease} AND heartbeat_at < now() + {lease}"
         query = f"SELECT id, host, pid FROM runs WHERE state = 'running' AND {heard_of}"  # noqa: S608 - a constant
         for run_id, host, pid in connection.execute(sa.text(query)):
             raise RunInProgress(f"run {run_id} (pid {pid} on {host}, heard of within a minute)")

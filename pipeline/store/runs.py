@@ -1,14 +1,15 @@
 """Runs: who is at work on this database, and whether they still live.
 
-On SQLite there is one at a time. On a server database there is one for each host, and whether those of other hosts
-live goes by the server's clock alone: theirs may be wrong.
+On SQLite there is one at a time. On a server database there is one for each host. The clock of a host says nothing
+about the runs of others: a run that begins judges them by the server's clock, and a run at work by whether their
+heartbeats change while it watches (`watch_hearts`), because the server's clock may be set too.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -31,13 +32,16 @@ LEASE = dt.timedelta(seconds=60)
 """How long after its last heartbeat a run on another host is taken for dead, where nothing else is said."""
 
 
+Hearts = dict[str, tuple[dt.datetime, float]]
+"""What a process saw of runs: the last heartbeat of each, and since when by its own steady clock, in seconds."""
+
 REPAIR = "repair"
 """The task of a run that mends what disagrees: nobody else is at work meanwhile, on no host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Who a run is: `started` (seconds since 1970) tells a process from a later one with the same pid."""
+    """Who a run is. started: tells the process from others with its pid, see `backends.family.birth`."""
 
     host: str
     pid: int
@@ -119,7 +123,8 @@ def start_run(
             RunRow.state == "running",
             RunRow.host == me.host,
             RunRow.pid == me.pid,
-            RunRow.heartbeat_at < server_time(session, now, ago=lease),
+            RunRow.process_started == me.started,
+            _silent(session, now, lease),
         )
         .values(state="interrupted", finished_at=RunRow.heartbeat_at, error="how it ended could not be noted")
     )
@@ -165,16 +170,25 @@ def end_dead_runs(
     is_alive: Callable[[Process], bool],
     *,
     lease: dt.timedelta = LEASE,
+    mine: str | None = None,
+    unheard: Mapping[str, dt.datetime] | None = None,
 ) -> list[StoredRun]:
     """Mark runs that died as interrupted, each at its last heartbeat, and free what no run holds any more.
 
-    Returns those that live, as `start_run` tells them from the dead.
+    mine: the run that asks, which never judges itself.
+    unheard: the runs of other hosts that count as dead, each with its last heartbeat (see `watch_hearts`); None: those
+    without a heartbeat for a lease by the server's clock.
+
+    Returns those that live.
     """
     alive: list[StoredRun] = []
-    silent = RunRow.heartbeat_at <= server_time(session, now, ago=lease)
-    for row, is_over in session.execute(sa.select(RunRow, silent).where(RunRow.state == "running")).all():
-        process = Process(row.host, row.pid, row.process_started)
-        if is_alive(process) if row.host == me.host else not is_over:
+    found = sa.select(RunRow, _silent(session, now, lease)).where(RunRow.state == "running")
+    for row, silent in session.execute(found).all():
+        if row.host == me.host:
+            lives = is_alive(Process(row.host, row.pid, row.process_started))
+        else:
+            lives = not silent if unheard is None else unheard.get(row.id) != row.heartbeat_at
+        if lives or row.id == mine:
             alive.append(plain(row))
             continue
         # Not where it was heard of in between.
@@ -184,13 +198,32 @@ def end_dead_runs(
             .where(*dead)
             .values(state="interrupted", finished_at=RunRow.heartbeat_at, error="its process ended without a word")
         )
-    lives = sa.exists().where(RunRow.id == ContentRow.claimed_by, RunRow.state == "running")
+    held = sa.exists().where(RunRow.id == ContentRow.claimed_by, RunRow.state == "running")
     session.execute(
-        sa.update(ContentRow).where(ContentRow.claimed_by.is_not(None), ~lives).values(claimed_by=None),
+        sa.update(ContentRow).where(ContentRow.claimed_by.is_not(None), ~held).values(claimed_by=None),
         execution_options={"synchronize_session": False},
     )
     session.expire_all()
     return alive
+
+
+def watch_hearts(
+    seen: Hearts,
+    running: Iterable[StoredRun],
+    now: float,
+    lease: dt.timedelta,
+) -> dict[str, dt.datetime]:
+    """The runs whose heartbeat has not changed for a lease, as far as this process saw, each with that heartbeat.
+
+    seen: what was seen so far, which is brought up to date. now: seconds, by a clock that nobody sets.
+    """
+    hearts = {run.id: run.heartbeat_at for run in running}
+    for run_id in seen.keys() - hearts.keys():
+        del seen[run_id]
+    for run_id, beat in hearts.items():
+        if run_id not in seen or seen[run_id][0] != beat:
+            seen[run_id] = beat, now
+    return {run_id: beat for run_id, (beat, since) in seen.items() if now - since >= lease.total_seconds()}
 
 
 def heartbeat(session: Session, run_id: str, now: dt.datetime, measured: Measured | None = None) -> dt.datetime | None:
@@ -222,6 +255,11 @@ def living_runs(session: Session) -> list[StoredRun]:
     """The runs that nobody took for dead so far, of all hosts, oldest first."""
     running = sa.select(RunRow).where(RunRow.state == "running")
     return [plain(row) for row in session.scalars(running.order_by(RunRow.started_at, RunRow.id))]
+
+
+def silent_runs(session: Session, now: dt.datetime, lease: dt.timedelta = LEASE) -> set[str]:
+    """The runs that nobody ended, and that have been without a heartbeat for a lease."""
+    return set(session.scalars(sa.select(RunRow.id).where(RunRow.state == "running", _silent(session, now, lease))))
 
 
 def ask_for_room(session: Session, now: dt.datetime, host: str) -> bool:
@@ -297,6 +335,12 @@ def server_time(
     if session.get_bind().dialect.name == "postgresql":
         return sa.type_coerce(sa.func.now() - sa.literal(ago, sa.Interval()), UtcDateTime())
     return sa.literal(now - ago, UtcDateTime())
+
+
+def _silent(session: Session, now: dt.datetime, lease: dt.timedelta) -> sa.ColumnElement[bool]:
+    """Whether a run has no heartbeat within a lease of now. A heartbeat to come is from a clock that was ahead."""
+    since, until = server_time(session, now, ago=lease), server_time(session, now, ago=-lease)
+    return sa.or_(RunRow.heartbeat_at <= since, RunRow.heartbeat_at >= until)
 
 
 def _values(measured: Measured | None) -> dict[str, Any]:

@@ -319,7 +319,7 @@ class ContentEmbeddingRow(Table):
 class RunRow(Table):
     """One execution. It holds what it claimed for as long as its heart beats.
 
-    pid, process_started: who it is on `host`; a reused pid has another start time.
+    pid, process_started: who it is on `host`; see `runs.Process`.
     job, window_start, window_end: the job that it is a run of, and that job's window; none for one by hand.
     stop_at: when it is to stop so that the next mode serves at the window's end.
     task: `ingest`, or `extract` for one that only reads. fingerprint, device: what it embedded with, and where.

@@ -6,15 +6,15 @@ import asyncio
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import structlog
 
-from pipeline.backends.family import MARK, end, family
+from pipeline.backends.family import MARK, began_since_boot, birth, end, family, is_alive
 from pipeline.backends.orphans import ChildRegistry
 from pipeline.backends.readahead import read_ahead
 from tests.backends.conftest import ROOT
@@ -115,13 +115,79 @@ async def test_a_family_is_its_descendants_its_session_and_whoever_bears_its_mar
     with python(APART, mark=mark) as leader:
         members = await settled(mark, 2)
         assert family(leader.pid) == members
-        assert family(leader.pid, mark, since=time.time() + 1) == set()
         leader.kill()
         leader.wait()
         (left,) = family(leader.pid, mark)
         assert left in members
         assert await end([left]) == set()
         assert family(leader.pid, mark) == set()
+
+
+def test_a_process_is_known_by_the_ticks_of_the_kernel_and_not_by_a_clock(tmp_path: Path) -> None:
+    # A name that looks like the rest of the line in which the kernel tells of a process.
+    program = shutil.copy("/bin/sleep", tmp_path / "a) Z 1 (b")
+    with subprocess.Popen([program, "60"]) as process:
+        born = birth(process.pid)
+        assert born is not None
+        assert birth(process.pid) == born
+        ticks = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2].split()[19])
+        assert -born % 2**36 == ticks
+        assert is_alive(process.pid, born)
+        assert began_since_boot(born)
+        assert json.loads(json.dumps(born)) == born
+        # Another process with its number, and the same one in an earlier life of the system.
+        assert not is_alive(process.pid, born - 1)
+        assert not is_alive(os.getpid(), born)
+        assert not is_alive(process.pid, born - 2**36)
+        assert not began_since_boot(born - 2**36)
+        process.kill()
+        process.wait()
+        assert birth(process.pid) is None
+        assert not is_alive(process.pid, born)
+
+
+def test_a_time_of_creation_as_earlier_versions_noted_it_still_tells_the_living_from_the_dead() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        created = psutil.Process(process.pid).create_time()
+        assert is_alive(process.pid, created)
+        assert began_since_boot(created)
+        assert not is_alive(process.pid, created - 100)
+        assert not began_since_boot(psutil.boot_time() - 100)
+        process.kill()
+
+
+def test_a_zombie_is_not_alive() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        born, created = birth(process.pid), psutil.Process(process.pid).create_time()
+        assert born is not None
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked yet
+        assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+        assert birth(process.pid) is None
+        assert not is_alive(process.pid, born)
+        assert not is_alive(process.pid, created)
+
+
+async def test_children_of_a_life_before_the_system_began_are_forgotten(tmp_path: Path) -> None:
+    """Their numbers may be those of sessions that have nothing to do with them."""
+    path = tmp_path / "children.json"
+    leaves = "import subprocess, sys; print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid)"
+    with python(leaves) as leader:
+        assert leader.stdout is not None
+        stranger = int(leader.stdout.readline())
+        born = birth(stranger)
+        assert born is not None
+        leader.wait()
+        record = {
+            "pid": leader.pid, "create_time": born - 2**36, "pgid": leader.pid, "argv0": "server",
+            "mark": "nobody has it", "owner_pid": 2**22 + 1, "owner_create_time": born - 2**36,
+        }  # fmt: skip
+        path.write_text(json.dumps(record) + "\n")
+        assert await ChildRegistry(path).end_orphans() == []
+        assert alive(stranger)
+        path.write_text(json.dumps(record | {"create_time": born}) + "\n")
+        assert [orphan.pid for orphan in await ChildRegistry(path).end_orphans()] == [stranger]
+        assert path.read_text() == ""
 
 
 async def test_a_model_is_read_ahead_whole(tmp_path: Path) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
+from pipeline.backends.family import birth
 from pipeline.core.errors import RunInProgress
 from pipeline.ingest.progress import Progress
 from pipeline.ingest.work import utc_now
@@ -107,6 +112,59 @@ async def test_the_next_run_tells_of_those_before_it_whoever_found_them_dead(
         async with hold_lease(store, run_id, [Path("/docs")], None, ending, asyncio.Event()):
             assert [earlier for earlier, _ in ending.interrupted] == told
             await ending.end(store, "complete", [])
+
+
+async def test_a_run_does_not_take_itself_for_dead(store: Database, settings: Settings) -> None:
+    """What its row says of its process is no longer what the system says, as after a step of the clock."""
+    settings = settings.model_copy(update={"run": settings.run.model_copy(update={"lease": 1.0})})
+    ending = Ending("mine", settings, Progress(started_monotonic=0.0))
+    beats: set[dt.datetime] = set()
+    async with hold_lease(store, "mine", [Path("/docs")], None, ending, asyncio.Event()):
+        with store.begin() as session:
+            session.execute(sa.update(RunRow).values(process_started=12345.0))
+        while len(beats) < 4:
+            await asyncio.sleep(0.05)
+            with store.snapshot() as session:
+                (run,) = runs.latest_runs(session)
+            assert run.state == "running"
+            beats.add(run.heartbeat_at)
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def make_a_zombie(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+
+async def test_the_run_of_another_process_is_over_as_soon_as_that_is_a_zombie(
+    store: Database, settings: Settings, process: subprocess.Popen[bytes]
+) -> None:
+    born = birth(process.pid)
+    assert born is not None
+    other = Process(this_process().host, process.pid, born)
+    with store.begin() as session:
+        runs.start_run(session, "theirs", other, ["/docs"], utc_now(), lambda process: True)
+    assert await report_untold(store, settings, None, Timing(), utc_now()) == []
+    make_a_zombie(process)
+    assert await report_untold(store, settings, None, Timing(), utc_now()) == ["theirs"]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_run_that_an_earlier_version_noted_is_judged_by_its_time_of_creation(
+    store: Database, settings: Settings, process: subprocess.Popen[bytes], alive: bool
+) -> None:
+    """That is seconds since 1970. The process may still be at work while a newer version looks."""
+    created = psutil.Process(process.pid).create_time()
+    other = Process(this_process().host, process.pid, created if alive else created - 86_400)
+    with store.begin() as session:
+        runs.start_run(session, "theirs", other, ["/docs"], utc_now(), lambda process: True)
+    assert await report_untold(store, settings, None, Timing(), utc_now()) == ([] if alive else ["theirs"])
 
 
 async def test_reading_makes_room_for_a_run_that_embeds_wherever_that_is(store: Database, settings: Settings) -> None:
