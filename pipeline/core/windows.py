@@ -23,7 +23,7 @@ from pipeline.core.cron import Cron
 _SECOND = timedelta(seconds=1)
 _DAY = timedelta(days=1)
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-_LONGEST = timedelta(days=31)
+LONGEST = timedelta(days=31)
 
 
 class Recurring(Protocol):
@@ -169,7 +169,7 @@ def parse_duration(text: str) -> timedelta:
     if not parts or not in_order or "".join(number + unit for number, unit in parts) != text:
         raise ValueError('should be a length such as "6h", "1h30m" or "90s"')
     length = sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
-    if not timedelta() < length <= _LONGEST:
+    if not timedelta() < length <= LONGEST:
         raise ValueError("should be a length of more than nothing and at most 31 days")
     return length
 

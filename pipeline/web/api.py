@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -25,6 +25,7 @@ _FILE: dict[str, Any] = {
     }
 }
 Limit = Annotated[int, Query(ge=1, le=1000)]
+DocumentId = Annotated[int, Path(ge=1, le=shapes.MOST_INTEGER)]
 
 
 def api_routes(services: Services) -> APIRouter:
@@ -132,7 +133,7 @@ def _document_routes(services: Services) -> APIRouter:
     async def documents(
         state: Annotated[list[DocumentState] | None, Query()] = None,
         limit: Limit = 100,
-        offset: Annotated[int, Query(ge=0)] = 0,
+        offset: Annotated[int, Query(ge=0, le=shapes.MOST_INTEGER)] = 0,
     ) -> list[shapes.DocumentLine]:
         lines = await services.documents.list(state, limit, offset)
         return [shapes.DocumentLine.model_validate(line) for line in lines]
@@ -143,11 +144,11 @@ def _document_routes(services: Services) -> APIRouter:
         return shapes.Retried(documents=await services.documents.retry(None, states))
 
     @router.get("/documents/{document_id}", summary="One document with its chunks", responses={404: _ERROR})
-    async def show(document_id: int) -> shapes.DocumentDetail:
+    async def show(document_id: DocumentId) -> shapes.DocumentDetail:
         return await _document(services, document_id)
 
     @router.post("/documents/{document_id}/retry", summary="Let the next run try one again", responses={404: _ERROR})
-    async def retry(document_id: int) -> shapes.Retried:
+    async def retry(document_id: DocumentId) -> shapes.Retried:
         await _document(services, document_id)
         return shapes.Retried(documents=await services.documents.retry([document_id], FAILING))
 

@@ -88,7 +88,7 @@ def status_of(error: NightshiftError) -> int:
 
 def answer(path: str, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An error answer in the form of `path`, without secrets."""
-    message = redacted(message)
+    message = redacted(message).encode(errors="backslashreplace").decode()
     if path.startswith("/v1/") or path == "/v1":
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         code = "invalid_api_key" if status == 401 else None
@@ -111,12 +111,12 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
     # The name and the words that clients of a queued `/embed` know.
     message = "Queue full" if isinstance(error, TextQueueFull) else str(error)
     headers = {"Retry-After": "5"} if status == 429 else None
-    return answer(request.url.path, status, message, headers)
+    return answer(request.scope["path"], status, message, headers)
 
 
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return answer(request.url.path, error.status_code, str(error.detail), error.headers)
+    return answer(request.scope["path"], error.status_code, str(error.detail), error.headers)
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
@@ -125,7 +125,7 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
         f"{'.'.join(str(part) for part in problem['loc'][1:]) or 'the body'}: {problem['msg']}"
         for problem in error.errors()
     ]
-    return answer(request.url.path, 422, "; ".join(problems))
+    return answer(request.scope["path"], 422, "; ".join(problems))
 
 
 async def _answer_nobody(_: Request, __: Exception) -> Response:
@@ -133,5 +133,5 @@ async def _answer_nobody(_: Request, __: Exception) -> Response:
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
-    log.error("a request failed", method=request.method, path=request.url.path, exc_info=error)
-    return answer(request.url.path, 500, "the server failed; its log says why")
+    log.error("a request failed", method=request.method, path=request.scope["path"], exc_info=error)
+    return answer(request.scope["path"], 500, "the server failed; its log says why")

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -95,7 +95,13 @@ class Guard:
         headers = Headers(scope=scope)
         path = scope["path"]
         limit = self._limit(scope["method"], path)
+        if (problem := framing_problem(scope["http_version"], headers)) is not None:
+            # What follows on this connection may be meant as the rest of this request.
+            await answer(path, 400, problem, {"Connection": "close"})(scope, receive, send)
+            return
         refusal = None if path in OPEN_PATHS else plan_entry(scope["method"], headers, self._options)
+        if refusal is None and (problem := address_problem(scope["raw_path"] or b"", scope["query_string"])):
+            refusal = 400, problem
         if refusal is None and int(headers.get("content-length") or 0) > limit:
             refusal = 413, f"the body is larger than {limit} bytes"
         if refusal is not None:
@@ -119,38 +125,89 @@ class Guard:
         return self._options.max_upload if method == "PUT" and path.startswith(UPLOADS) else self._options.max_body
 
 
+def framing_problem(version: str, headers: Headers) -> str | None:
+    """Why nobody can be sure where a request ends: another server on its way may see another end."""
+    length = headers.get("content-length", "")
+    if "transfer-encoding" in headers and length:
+        return "a request has Content-Length or Transfer-Encoding, not both"
+    if "transfer-encoding" in headers and version == "1.0":
+        return "HTTP/1.0 has no Transfer-Encoding"
+    if length and not re.fullmatch(r"[0-9]{1,18}", length):
+        return "Content-Length is no number"
+    return None
+
+
+def address_problem(path: bytes, query: bytes) -> str | None:
+    """Why a path or a query can mean nothing here."""
+    try:
+        names = unquote_to_bytes(path).decode()
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        return "the address is not UTF-8"
+    if re.search(r"[\x00-\x1f\x7f]", names) or b"\0" in unquote_to_bytes(query):
+        return "the address has control characters"
+    return None
+
+
 def plan_entry(method: str, headers: Headers, options: WebOptions) -> tuple[int, str] | None:
     """Status and message for a request that may not come in; None for one that may.
 
-    With a key, the key decides: a page in a browser cannot know it. Without one, whoever reaches the
-    port may do anything, so a browser must not be made to: the page of a stranger reaches a loopback
-    port by a name that resolves to it (then `Host` is that name), or by sending a form (`Origin`).
+    With a key, the key decides: a page in a browser cannot know it. Without one, whoever reaches the port may do
+    anything, so a browser must not be made to. The page of a stranger reaches a loopback port by a name that resolves
+    to it (then `Host` is that name), or by sending a form, as any page of another server on this machine does (then
+    `Origin` is not ours, or `Sec-Fetch-Site` says so). Programs send neither.
     """
     if options.api_key:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), options.api_key.encode()):
             return None
         return 401, "the API key is missing or wrong"
-    host = _name(f"//{headers.get('host', '')}")
-    if options.check_host and is_loopback(options.host) and not _known(host, options):
+    host = headers.get("host", "")
+    here = _origin(f"http://{host}")
+    name = here[1] if here else ""
+    allowed = {each.lower() for each in options.allowed_hosts}
+    known = is_loopback(name) or any(each == name or each.startswith(f"{name}:") for each in allowed)
+    if options.check_host and is_loopback(options.host) and not known:
         return 403, f"this server is not {host or 'without a name'}; add the name to gateway.allowed_hosts if it is"
-    origin = headers.get("origin")
-    if origin is not None and method not in _HARMLESS:
-        name = _name(origin)
-        if name != host and not _known(name, options):
-            return 403, f"requests from pages of {origin} are not taken without an API key"
+    if method in _HARMLESS:
+        return None
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+    if origin is None and site not in ("none", "same-origin"):
+        return 403, f"requests from pages of elsewhere ({site}) are not taken without an API key"
+    if origin is not None and not _is_ours(_origin(origin), here, allowed):
+        return 403, f"requests from pages of {origin} are not taken without an API key"
     return None
 
 
-def _known(name: str, options: WebOptions) -> bool:
-    return is_loopback(name) or name in {allowed.lower() for allowed in options.allowed_hosts}
+Origin = tuple[str, str, int]
+"""Scheme, name and port."""
+
+_ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\s:/?#@\\\[\]]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
+_PORTS = {"http": 80, "https": 443}
+_SELF = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-def _name(url: str) -> str:
-    try:
-        return (urlsplit(url).hostname or "").lower()
-    except ValueError:
-        return ""
+def _origin(url: str) -> Origin | None:
+    """The parts of an origin; None for `null` and what is none."""
+    found = _ORIGIN.fullmatch(url)
+    if found is None:
+        return None
+    scheme = found[1].lower()
+    return scheme, found[2].lower(), int(found[3]) if found[3] else _PORTS[scheme]
+
+
+def _is_ours(origin: Origin | None, here: Origin | None, allowed: set[str]) -> bool:
+    """Whether a page is one that this server gave out, itself or through a proxy with an allowed name.
+
+    here: what the request calls this server. The proxy may speak HTTPS and has the usual port, or one that the allowed
+    name says.
+    """
+    if origin is None:
+        return False
+    scheme, name, port = origin
+    if name in _SELF and here is not None and here[1] in _SELF:
+        return (scheme, port) == (here[0], here[2])
+    return origin == here or f"{name}:{port}" in allowed or (name in allowed and port == _PORTS[scheme])
 
 
 def _outcome(status: int) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +43,11 @@ OUTCOME = "outcome"
 
 LARGEST_EVENT = 2**20
 """Bytes of an event that are held back until it is whole; a larger one is passed on in pieces."""
+
+_LARGE = 2**16
+"""Bytes of a body that is looked through beside the event loop."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 LAST_WORDS = 2.0
 """Seconds for a client to take the end of a stream that was cut; one that does not read loses it."""
@@ -90,6 +97,10 @@ class Relay(Response):
         """Carry the request out. Ends when the last byte is sent or the client is gone."""
         request = Request(scope, receive)
         body = await _plain_body(request, self._way.max_body)
+        if len(body) > _LARGE:
+            await asyncio.to_thread(refuse_nonsense, body)
+        else:
+            refuse_nonsense(body)
         exchange = _Exchange(self._way, self._path, request, body, send)
         work = asyncio.create_task(exchange.carry_out(), name=f"relay {self._path}")
         gone = asyncio.create_task(_client_gone(receive), name="watch the client")
@@ -158,7 +169,7 @@ class _Exchange:
             async with self.way.client.stream(
                 "POST",
                 target.base_url.rstrip("/") + self.path,
-                params=self.request.url.query or None,
+                params=self.request.scope["query_string"].decode("latin-1") or None,
                 content=renamed(self.body, target.model) if target.rewrite_model else self.body,
                 headers=_headers_up(self.request, target),
             ) as answer:
@@ -236,6 +247,35 @@ class _Exchange:
         self._ended = not more
 
 
+def refuse_nonsense(body: bytes) -> None:
+    """Let pass what a backend can read: an object in JSON, as the standard has it.
+
+    Raises:
+        HTTPException: 400, with what is wrong.
+    """
+    try:
+        request = json.loads(body.decode(), parse_constant=_no_number, parse_float=_finite)
+        if _SURROGATE.search(body):
+            json.dumps(request, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise HTTPException(400, "the body has half of a pair of surrogates") from None
+    except UnicodeDecodeError:
+        raise HTTPException(400, "the body is not UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from None
+    if not isinstance(request, dict):
+        raise HTTPException(400, "the body is not a JSON object")
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
 def renamed(body: bytes, model: str) -> bytes:
     """A request's body with another model's name; one that is not a JSON object stays, for the backend to refuse."""
     try:
@@ -275,14 +315,15 @@ async def _plain_body(request: Request, limit: int) -> bytes:
             raise HTTPException(415, f"Content-Encoding {other} is not understood; gzip is")
 
 
-def _headers_up(request: Request, target: Target) -> Mapping[str, str]:
-    headers = {name: request.headers[name] for name in _PASSED_UP if name in request.headers}
+def _headers_up(request: Request, target: Target) -> Mapping[bytes, bytes]:
+    # As bytes: what is not ASCII is the backend's to judge.
+    headers = {name: value for name, value in request.headers.raw if name.decode("latin-1") in _PASSED_UP}
     # Compressing for a loopback costs more than it saves, and an error event can only follow plain text.
-    headers["accept-encoding"] = "identity"
+    headers[b"accept-encoding"] = b"identity"
     if request_id := request.scope["state"].get("request_id"):
-        headers["x-request-id"] = request_id
+        headers[b"x-request-id"] = request_id.encode()
     if target.api_key:
-        headers["authorization"] = f"Bearer {target.api_key}"
+        headers[b"authorization"] = f"Bearer {target.api_key}".encode()
     return headers
 
 

@@ -5,16 +5,17 @@ The names of `SwitchBackendDone`, `ManagementHealth` and `TextTaken` are those t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipeline.core.documents import DocumentState
 from pipeline.core.modes import Device, Mode, Slot
 from pipeline.core.redaction import redacted
-from pipeline.core.windows import parse_duration
+from pipeline.core.windows import LONGEST, parse_duration
 
 
 class Shape(BaseModel):
@@ -27,18 +28,58 @@ Message = Annotated[str, AfterValidator(redacted)]
 """A sentence for a person, without secrets: it may quote an address, or what another library said."""
 
 
+DEEPEST = 64
+"""Of lists and objects within each other."""
+
+MOST_INTEGER = 2**63 - 1
+"""What a database can hold."""
+
+
 class Request(BaseModel):
-    """What a client sends: a key that is not known is an error, so that a misspelt one is noticed."""
+    """What a client sends: a key that is not known is an error, so that a misspelt one is noticed.
+
+    Texts, numbers and depth are such that they can be stored and written as JSON again.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _makes_sense(cls, value: object) -> object:
+        level = [value]
+        for _ in range(DEEPEST):
+            level = [part for one in level for part in _parts(one)]
+            if not level:
+                return value
+        raise ValueError(f"should not be deeper than {DEEPEST} levels")
+
+
+def _parts(value: object) -> Iterable[object]:
+    """What is in a JSON value. Raises ValueError for one that makes no sense."""
+    match value:
+        case str() if "\0" in value or value.encode(errors="ignore") != value.encode(errors="surrogatepass"):
+            raise ValueError("a text should have neither the character 0 nor half of a pair of surrogates")
+        case float() if not math.isfinite(value):
+            raise ValueError("a number should be finite")
+        case int() if not -MOST_INTEGER - 1 <= value <= MOST_INTEGER:
+            raise ValueError("an integer should have 64 bits")
+        case dict():
+            return [*value.keys(), *value.values()]
+        case list():
+            return value
+    return ()
 
 
 def _seconds(value: object) -> object:
     return parse_duration(value).total_seconds() if isinstance(value, str) else value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str), Field(ge=0)]
-"""Seconds, or a text such as `2h30m`."""
+Seconds = Annotated[
+    float,
+    BeforeValidator(_seconds, json_schema_input_type=float | str),
+    Field(ge=0, le=LONGEST.total_seconds(), allow_inf_nan=False),
+]
+"""Seconds, or a text such as `2h30m`; at most 31 days."""
 
 
 # --- The gateway -------------------------------------------------------------------------------

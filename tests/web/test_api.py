@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
 import structlog
 
 from pipeline.core.documents import DocumentState
@@ -86,6 +87,9 @@ async def test_a_switch_that_makes_no_sense(api: Api) -> None:
         {"mode": "sleep"},
         {"mode": "idle", "hold": "soon"},
         {"mode": "idle", "hold": -1},
+        {"mode": "idle", "hold": 32 * 86400},
+        {"mode": "idle", "hold": 10**40},
+        {"mode": "idle", "hold": "9" * 5000 + "d"},
         {"mode": "idle", "x": 1},
     ]
     for body in bodies:
@@ -217,3 +221,59 @@ async def test_models_say_whether_they_serve(api: Api) -> None:
         api.world.models[Slot.GENERATION]: "stopped",
         api.world.models[Slot.EMBEDDING]: "serving",
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/switch", b'{"mode": "idle", "hold": 1e999}'),
+        ("/api/switch", b'{"mode": "idle", "hold": NaN}'),
+        ("/api/switch", b'{"mode": "idle", "hold": -Infinity}'),
+        ("/api/switch", b'{"mode": "idle", "hold": ' + b"9" * 5000 + b"}"),
+        ("/api/switch", b'{"mode": "\\ud800"}'),
+        ("/api/switch", b'{"mode": "idle", "\\ud800": 1}'),
+        ("/api/runs", b'{"paths": ["/a\\u0000b"]}'),
+        ("/api/runs", b'{"paths": ["/\\udcff"]}'),
+        ("/api/models/use", b'{"model": "\\u0000"}'),
+        ("/embed", b'{"text": "\\udfff"}'),
+        ("/embed", b'{"text": "a", "metadata": {"a": [{"b": "\\ud800"}]}}'),
+        ("/embed", b'{"text": "a", "metadata": {"\\ud800": 1}}'),
+        ("/embed", b'{"text": "a", "metadata": {"a": 1e999}}'),
+        ("/embed", b'{"text": "a", "metadata": {"a": 9223372036854775808}}'),
+        ("/embed", b'{"text": "a", "metadata": {"a": ' + b"[" * 100 + b"]" * 100 + b"}}"),
+        ("/embed", b'{"text": "a", "metadata": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}"),
+        ("/embed", b'{"text": "\xff"}'),
+        ("/embed", b"\xff\xfe"),
+        ("/embed", b"[]"),
+        ("/embed", b'"text"'),
+        ("/switch-backend", b'{"model_name": "\\ud800"}'),
+    ],
+)
+async def test_a_body_that_makes_no_sense(api: Api, path: str, body: bytes) -> None:
+    for kind in ("application/json", "application/json; charset=utf-16", "text/plain", "multipart/form-data", ""):
+        answer = await api.http.post(path, content=body, headers={"Content-Type": kind})
+        assert answer.status_code in (400, 404, 415, 422), (kind, answer.text)
+        assert isinstance(answer.json()["detail"], str)
+    assert not api.world.switches
+    assert not api.world.texts
+    assert api.world.run is None
+
+
+async def test_metadata_that_makes_sense_is_taken_as_it_is(api: Api) -> None:
+    metadata = {"a": [1, -(2**63), 2**63 - 1, 1.5, None, True], "b": {"é \U0001f600": "line\nline"}}
+    assert (await api.http.post("/embed", json={"text": "a\tb", "metadata": metadata})).status_code == 202
+    assert api.world.texts == [("a\tb", metadata)]
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64, -1, 10**400, "9" * 5000, "1e3", "0x1", "inf"])
+async def test_numbers_beyond_what_a_database_holds(api: Api, number: object) -> None:
+    for path in (
+        f"/api/documents/{number}",
+        f"/api/documents?offset={number}",
+        f"/api/documents?limit={number}",
+        f"/api/runs?limit={number}",
+        f"/api/search?q=a&k={number}",
+        f"/api/search?q=a&per_document={number}",
+    ):
+        assert (await api.http.get(path)).status_code == 422, path
+    assert (await api.http.post(f"/api/documents/{number}/retry")).status_code == 422

@@ -133,9 +133,32 @@ async def test_a_backend_that_refuses_our_key_does_not_blame_the_client(gateway:
 async def test_the_name_of_the_model_is_rewritten_where_the_backend_wants_it(gateway: Gateway) -> None:
     gateway.world.rewrite_model = True
     await gateway.http.post("/v1/chat/completions", json={"model": "gpt-4", "n": 1})
-    await gateway.http.post("/v1/chat/completions", content=b"not json")
     assert json.loads(gateway.upstream.received[0].body) == {"model": "tiny-llama", "n": 1}
-    assert gateway.upstream.received[1].body == b"not json"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"not json", b"[1]", b"\xff{}", b'{"a": NaN}', b'{"a": 1e999}', b'{"a": "\\ud800"}', b'{"a": "\\uDC00x"}',
+        b'{"\\ud800": 1}', b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", '{"a": 1}'.encode("utf-16"),
+        b'{"a": "' + b"x" * 100_000 + b'\\ud800"}', b'{"a": "\xed\xa0\x80"}', b'{"a": 1} {}',
+    ],
+)  # fmt: skip
+async def test_what_no_backend_can_read_is_refused_in_any_mode(gateway: Gateway, body: bytes) -> None:
+    for mode in (Mode.MIXED, Mode.IDLE):
+        gateway.world.enter(mode)
+        answer = await gateway.http.post("/v1/embeddings", content=body)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert not gateway.upstream.received
+
+
+async def test_what_a_backend_can_read_goes_there_as_it_came(gateway: Gateway) -> None:
+    body = '{"a": "é \\ud83d\\ude00 \\\\ud800", "n": 1e300}'.encode()
+    headers = {b"User-Agent": "é".encode("latin-1"), b"Content-Type": b"text/strange"}
+    assert (await gateway.http.post("/v1/embeddings?x=%C3%A9", content=body, headers=headers)).status_code == 200
+    (received,) = gateway.upstream.received
+    assert (received.body, received.path) == (body, "/v1/embeddings?x=%C3%A9")
+    assert (received.headers["user-agent"], received.headers["content-type"]) == ("é", "text/strange")
 
 
 async def test_a_gzip_body_is_unpacked_for_the_backend(gateway: Gateway) -> None:

@@ -73,7 +73,37 @@ async def test_a_page_whose_name_was_bent_to_this_address_is_refused(build: Buil
         ("GET", {"host": "box.lan"}, WebOptions(host="0.0.0.0"), None),
         ("POST", {"host": "localhost", "origin": "https://evil.example.com"}, WebOptions(), 403),
         ("POST", {"host": "localhost", "origin": "null"}, WebOptions(), 403),
-        ("POST", {"host": "localhost", "origin": "http://localhost:3000"}, WebOptions(), None),
+        ("POST", {"host": "localhost", "origin": "http://localhost:3000"}, WebOptions(), 403),
+        ("POST", {"host": "localhost:8642"}, WebOptions(), None),
+        ("POST", {"host": "localhost:8642", "origin": "http://localhost:8642"}, WebOptions(), None),
+        ("POST", {"host": "localhost:8642", "origin": "http://LOCALHOST:8642"}, WebOptions(), None),
+        ("POST", {"host": "localhost:8642", "origin": "http://127.0.0.1:8642"}, WebOptions(), None),
+        ("POST", {"host": "127.0.0.1:8642", "origin": "http://localhost:8642"}, WebOptions(), None),
+        ("POST", {"host": "[::1]:8642", "origin": "http://localhost:8642"}, WebOptions(), None),
+        ("POST", {"host": "localhost", "origin": "http://localhost:80"}, WebOptions(), None),
+        ("POST", {"host": "localhost:9000", "origin": "http://localhost:9000"}, WebOptions(), None),  # ssh -L
+        ("POST", {"host": "127.0.0.1:8642", "origin": "http://127.0.0.1:8643"}, WebOptions(), 403),
+        ("POST", {"host": "127.0.0.1:8642", "origin": "http://127.0.0.2:8642"}, WebOptions(), 403),
+        ("POST", {"host": "localhost:8642", "origin": "http://other.localhost:8642"}, WebOptions(), 403),
+        ("POST", {"host": "localhost:8642", "origin": "https://localhost:8642"}, WebOptions(), 403),
+        ("POST", {"host": "localhost:8642", "origin": "http://localhost"}, WebOptions(), 403),
+        ("POST", {"host": "localhost:8642", "origin": "http://localhost:8642@evil.com"}, WebOptions(), 403),
+        ("POST", {"host": "localhost:8642", "origin": "http://localhost:8642/x"}, WebOptions(), 403),
+        ("POST", {"host": "localhost:8642", "origin": ""}, WebOptions(), 403),
+        ("DELETE", {"host": "localhost:8642", "origin": "http://localhost:3000"}, WebOptions(), 403),
+        ("PUT", {"host": "localhost:8642", "origin": "file://"}, WebOptions(), 403),
+        ("POST", {"host": "localhost:8642", "sec-fetch-site": "cross-site"}, WebOptions(), 403),
+        ("POST", {"host": "localhost:8642", "sec-fetch-site": "same-site"}, WebOptions(), 403),
+        ("POST", {"host": "localhost:8642", "sec-fetch-site": "same-origin"}, WebOptions(), None),
+        ("POST", {"host": "localhost:8642", "sec-fetch-site": "none"}, WebOptions(), None),
+        ("GET", {"host": "localhost:8642", "sec-fetch-site": "cross-site"}, WebOptions(), None),
+        ("POST", {"host": "box.lan", "origin": "https://box.lan"}, WebOptions(allowed_hosts=("box.lan",)), None),
+        ("POST", {"host": "localhost:1", "origin": "https://box.lan"}, WebOptions(allowed_hosts=("box.lan",)), None),
+        ("POST", {"host": "localhost:1", "origin": "http://box.lan:3000"}, WebOptions(allowed_hosts=("box.lan",)), 403),
+        ("POST", {"host": "[::1]:1", "origin": "http://b:99"}, WebOptions(allowed_hosts=("b", "b:99")), None),
+        ("POST", {"host": "box.lan:1", "origin": "http://box.lan:2"}, WebOptions(host="0.0.0.0"), 403),
+        ("GET", {"host": "localhost:80@evil.com"}, WebOptions(), 403),
+        ("GET", {"host": "evil.com#@localhost"}, WebOptions(), 403),
         ("POST", {"host": "box.lan", "origin": "http://box.lan"}, WebOptions(host="0.0.0.0"), None),
         ("POST", {"host": "box.lan", "origin": "http://evil.com"}, WebOptions(host="0.0.0.0"), 403),
         ("GET", {"host": "localhost", "origin": "https://evil.example.com"}, WebOptions(), None),
@@ -135,3 +165,53 @@ async def test_an_upload_that_breaks_off_leaves_nothing(gateway: Gateway) -> Non
     await until(lambda: any(gateway.world.inbox.iterdir()))
     writer.close()
     await until(lambda: not any(gateway.world.inbox.iterdir()))
+
+
+async def _closes(gateway: Gateway, request: str) -> str:
+    """What is answered on a connection, which ends."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request.replace("\n", "\r\n").encode())
+    answer = (await reader.read()).decode()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST /v1/embeddings HTTP/1.1\nHost: h\nContent-Length: 4\nTransfer-Encoding: chunked",
+        "POST /health HTTP/1.1\nHost: h\nTransfer-Encoding: chunked\nContent-Length: 4",
+        "POST /v1/embeddings HTTP/1.0\nHost: h\nTransfer-Encoding: chunked",
+        "POST /v1/embeddings HTTP/1.1\nHost: h\nTransfer-Encoding: gzip, chunked",
+        "POST /v1/embeddings HTTP/1.1\nHost: h\nContent-Length: 4\nContent-Length: 5",
+        "POST /v1/embeddings HTTP/1.1\nHost: h\nContent-Length: +4",
+        f"POST /v1/embeddings HTTP/1.1\nHost: h\nContent-Length: {'9' * 19}",
+    ],
+)
+async def test_a_request_of_two_ends_is_refused_and_nothing_after_it_is_read(gateway: Gateway, head: str) -> None:
+    answer = await _closes(gateway, f"{head}\n\n0\n\nGET /health HTTP/1.1\nHost: h\n\n")
+    assert answer.count("HTTP/1.1 ") == 1
+    assert answer.startswith(("HTTP/1.1 4", "HTTP/1.1 501"))
+    assert "connection: close" in answer.lower()
+    assert not gateway.upstream.received
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/api/documents/%ff.pdf",
+        "/api/documents/%ED%A0%80.pdf",
+        "/api/documents/a%00.pdf",
+        "/v1/models/a%0Ab",
+        "/api/runs/%00/report",
+        "/api/search?q=%ff",
+        "/api/search?q=a%00b",
+        "/api/search?q=a&path=%ED%A0%80",
+    ],
+)
+async def test_an_address_that_means_nothing_is_refused(build: Build, address: str) -> None:
+    api = build(WebOptions())
+    answer = await api.http.request("PUT" if address.endswith(".pdf") else "GET", address, content=b"%PDF")
+    assert (answer.status_code, "address" in answer.text) == (400, True)
+    assert not list(api.world.inbox.iterdir())
