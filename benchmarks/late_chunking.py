@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pipeline.backends.llama_cpp.engine import Engine
 from pipeline.backends.llama_cpp.plan import EngineOptions
 from pipeline.backends.llama_cpp.tokenizer import GgufTokenizer
 from pipeline.backends.llama_cpp.whole import WholeTexts
+from pipeline.backends.serving.sequences import Course
 from pipeline.core.batching import pack
 from pipeline.core.chunking import chunk
 from pipeline.core.documents import Chunk, DocumentKind, Extracted
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 DEFAULT_MODEL = ROOT / "data" / "models" / "all-MiniLM-L6-v2-F16.gguf"
 DOCUMENTS = 40
 SEED = 7
-NOBODY = threading.Event()
+NOBODY = Course()
 
 Matrix = NDArray[np.float32]
 IsHit = Callable[[str, Chunk], bool]

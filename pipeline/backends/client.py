@@ -1,7 +1,7 @@
 """Talks to an embedding server in OpenAI's form, ours or another: texts or token ids in, vectors out.
 
 Vectors travel as float32: bare from our own servers, as base64 from others. Every answer is checked: its count, its
-indices, its sizes, and that each number is finite.
+indices, its sizes, that each number is finite, and that no vector is all zeros.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import datetime as dt
 import json
 import zlib
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
@@ -19,7 +21,7 @@ import numpy as np
 import stamina
 import structlog
 
-from pipeline.core.errors import BackendDied, BackendRefused, BackendTimeout, BadAnswer
+from pipeline.core.errors import BackendBusy, BackendDied, BackendRefused, BackendTimeout, BadAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +41,11 @@ UNPACKING_REFUSALS = frozenset({400, 415, 422})
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to connect, between two reads, and for a whole call with its retries."""
+    """Seconds: to connect, without a sign of the server, and for a whole call with its retries.
+
+    A server that tells how far it has come is not timed: `read` is then how long it may compute nothing
+    (see `ServerEmbedder`), and a call lasts as long as it works.
+    """
 
     connect: float = 10.0
     read: float = 60.0
@@ -55,6 +61,7 @@ class EmbeddingClient:
     backoff: seconds before the first retry; each further one waits twice as long.
     may_retry: asked before each retry; False ends the call at once.
     trust_env: whether proxies are taken from the environment.
+    timed: False has a call last for as long as it takes; somebody else watches over the server.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class EmbeddingClient:
         backoff: float = 1.0,
         may_retry: Callable[[], bool] | None = None,
         trust_env: bool = True,
+        timed: bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._base_url = base_url
@@ -77,6 +85,7 @@ class EmbeddingClient:
         self._backoff = backoff
         self._may_retry = may_retry or (lambda: True)
         self._trust_env = trust_env
+        self._timed = timed
         self._transport = transport
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: _Session | None = None
@@ -98,7 +107,7 @@ class EmbeddingClient:
     async def embed(self, inputs: Sequence[Sequence[int]] | Sequence[str]) -> Matrix:
         """Vectors float32 [n, d] of texts or of token ids, in their order, as the server gave them.
 
-        Raises BackendTimeout, BackendDied (no connection), BackendRefused, or BadAnswer.
+        Raises BackendTimeout, BackendDied (no connection), BackendRefused, BackendBusy, or BadAnswer.
         """
         if not inputs:
             raise ValueError("there is nothing to embed")
@@ -120,7 +129,7 @@ class EmbeddingClient:
     async def _ask(self, path: str, payload: dict[str, Any], count: int) -> Matrix:
         body = json.dumps(payload | {"model": self._model, "encoding_format": "base64"}).encode()
         try:
-            async with asyncio.timeout(self._timeouts.total):
+            async with asyncio.timeout(self._timeouts.total if self._timed else None):
                 response = await self._post_with_retries(path, body)
         except (TimeoutError, httpx.TimeoutException) as error:
             raise BackendTimeout(f"{self._base_url} gave no answer in time for {count} vectors") from error
@@ -138,8 +147,9 @@ class EmbeddingClient:
         session = self._current_session()
         session.users += 1
         try:
-            response = await session.client.request("GET" if body is None else "POST", path, json=body)
-        except httpx.TimeoutException as error:
+            async with asyncio.timeout(self._timeouts.read):
+                response = await session.client.request("GET" if body is None else "POST", path, json=body)
+        except (TimeoutError, httpx.TimeoutException) as error:
             raise BackendTimeout(f"{self._base_url} gave no answer in time for {path}") from error
         except httpx.TransportError as error:
             raise BackendDied(f"{self._base_url} cannot be reached: {error or type(error).__name__}") from error
@@ -211,7 +221,7 @@ class EmbeddingClient:
                 httpx.AsyncClient(
                     base_url=self._base_url,
                     headers=self._headers,
-                    timeout=httpx.Timeout(self._timeouts.read, connect=self._timeouts.connect),
+                    timeout=httpx.Timeout(self._timeouts.read if self._timed else None, connect=self._timeouts.connect),
                     limits=httpx.Limits(max_connections=100, max_keepalive_connections=30),
                     trust_env=self._trust_env,
                     transport=self._transport,
@@ -231,21 +241,28 @@ class _Session:
 def read_answer(response: httpx.Response, count: int) -> Matrix:
     """The vectors float32 [count, d] of an answer, in the order of the inputs.
 
-    Raises BackendRefused for an error status, and BadAnswer unless there is exactly one vector
-    for each input, all of one size, and all finite.
+    Raises BackendRefused for an error status, BackendBusy for one that may pass (429, or 5xx that names no input) and
+    for an answer that broke off, and BadAnswer unless there is exactly one vector for each input, all of one size,
+    all finite, and none of them all zeros.
     """
     if not response.is_success:
         message, param = _error(response)
+        if response.status_code == httpx.codes.TOO_MANY_REQUESTS or (response.is_server_error and param is None):
+            status = f"HTTP {response.status_code}"
+            told = message if message.startswith(status) else f"{status}: {message}"
+            raise BackendBusy(told, retry_after=_retry_after(response))
         raise BackendRefused(response.status_code, message, param=param)
     if response.headers.get("content-type", "").startswith(RAW):
-        return _finite(_raw(response.content, count))
+        return _usable(_raw(response.content, count))
     try:
         data = response.json()["data"]
         places = [entry["index"] for entry in data]
         vectors = [_vector(entry["embedding"]) for entry in data]
     except (ValueError, KeyError, TypeError) as error:
-        raise BadAnswer(f"the server's answer is not a list of embeddings: {error!r}") from error
-    if len(vectors) != count:
+        raise BackendBusy(f"the server's answer is not a list of embeddings, or broke off: {error!r}") from error
+    if len(vectors) < count:
+        raise BackendBusy(f"{count} inputs were sent and only {len(vectors)} vectors came back")
+    if len(vectors) > count:
         raise BadAnswer(f"{count} inputs were sent and {len(vectors)} vectors came back")
     if any(type(place) is not int for place in places) or sorted(places) != list(range(count)):
         raise BadAnswer(f"the answer's indices are not 0 to {count - 1}, each once")
@@ -255,21 +272,38 @@ def read_answer(response: httpx.Response, count: int) -> Matrix:
     matrix: Matrix = np.empty((count, sizes.pop()), dtype=np.float32)
     for place, vector in zip(places, vectors, strict=True):
         matrix[place] = vector
-    return _finite(matrix)
+    return _usable(matrix)
 
 
 def _raw(content: bytes, count: int) -> Matrix:
     if not content or len(content) % (4 * count):
-        raise BadAnswer(f"{len(content)} bytes are not {count} vectors of float32")
+        raise BackendBusy(f"{len(content)} bytes are not {count} vectors of float32")
     matrix: Matrix = np.frombuffer(content, dtype="<f4").reshape(count, -1).astype(np.float32)
     return matrix
 
 
-def _finite(matrix: Matrix) -> Matrix:
+def _usable(matrix: Matrix) -> Matrix:
     broken = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if broken.size:
         raise BadAnswer(f"the vector of input {broken[0]} is not finite")
+    empty = np.flatnonzero(~matrix.any(axis=1))
+    if empty.size:
+        raise BadAnswer(f"the vector of input {empty[0]} is all zeros")
     return matrix
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """The seconds that `Retry-After` asks for, as a number or as a date by the server's own clock."""
+    asked = response.headers.get("retry-after", "").strip()
+    if asked.isascii() and asked.isdigit() and len(asked) < 10:
+        return float(asked)
+    try:
+        until = parsedate_to_datetime(asked)
+        told = response.headers.get("date")
+        since = parsedate_to_datetime(told) if told else dt.datetime.now(dt.UTC)
+        return max(0.0, (until - since).total_seconds())
+    except (TypeError, ValueError, IndexError):
+        return None
 
 
 def _vector(embedding: object) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -291,4 +325,4 @@ def _error(response: httpx.Response) -> tuple[str, str | None]:
         error = body["error"]
         return str(error["message"]), error.get("param")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"HTTP {response.status_code}: {response.text[:200]}", None
+        return f"HTTP {response.status_code}: {response.text[:200]}".rstrip(": "), None

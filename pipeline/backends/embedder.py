@@ -1,7 +1,10 @@
 """Vectors from a model server that somebody else starts and stops.
 
-What dies here is restarted by whoever watches over the server; `ensure_ready` waits for that, and
+A server that dies is restarted by whoever watches over it; `ensure_ready` waits for that, and
 gives up at once where the server was stopped on purpose.
+
+A server of our own tells how much it has computed. It is asked once a second while a request is under way, and may
+take as long as it needs while that number moves. Only one whose number stands still is given up.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from pipeline.backends.client import EmbeddingClient, Timeouts
-from pipeline.core.engine_stats import EngineStats
-from pipeline.core.errors import BackendDied, BackendStartFailed, BadAnswer
+from pipeline.core.engine_stats import EngineStats, RunningTotal
+from pipeline.core.errors import BackendDied, BackendError, BackendStartFailed, BackendTimeout, BadAnswer
 from pipeline.core.vectors import normalise
 
 if TYPE_CHECKING:
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = 10
-"""How many times as long as others a request may take that asks for whole documents."""
+"""How many times as long as others a request for whole documents may take, at a server that tells no progress."""
+
+LOOK_SECONDS = 1.0
+"""Between two looks at how much a server has computed."""
 
 CANARY = "The night shift begins when the last lamp in the office goes out."
 RESTART_SECONDS = 300.0
@@ -66,14 +72,15 @@ class VectorServer(Protocol):
         """Wait until its state changes."""
         ...
 
-    async def kill(self) -> None:
-        """End it as if it had died."""
+    async def kill(self, why: str) -> None:
+        """End it as if it had died. why: what is said of its end: "it computed nothing for 60 s"."""
         ...
 
 
 class ServerEmbedder:
     """Texts or token ids in, vectors out; satisfies `pipeline.ingest.embedding.Embedder`.
 
+    theirs: somebody else runs the server, and we can only ask it.
     restart_seconds: how long `ensure_ready` waits for a server that died to be brought back.
     gzip_above: bodies of more bytes are compressed; None for none, as on loopback it costs more than it saves.
     """
@@ -83,15 +90,20 @@ class ServerEmbedder:
         server: VectorServer,
         timeouts: Timeouts = Timeouts(),  # noqa: B008  frozen
         *,
+        theirs: bool = False,
         restart_seconds: float = RESTART_SECONDS,
         gzip_above: int | None = None,
     ) -> None:
         self._server = server
+        self.theirs = theirs
         self._gzip_above = gzip_above
         self._timeouts = timeouts
         self._restart_seconds = restart_seconds
         self._clients: dict[bool, EmbeddingClient] = {}
         self._connected_to: tuple[str | None, str | None] = (None, None)
+        self._seen = RunningTotal()
+        self._asking = 0
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def told(self) -> Mapping[str, Any]:
@@ -101,11 +113,11 @@ class ServerEmbedder:
     async def embed(self, inputs: Sequence[Sequence[int]] | Sequence[str]) -> Matrix:
         """Unit vectors float32 [n, dimension] of texts or token ids, in their order.
 
-        Raises BackendDied at once when the server dies, BackendTimeout, BackendRefused (an input
-        that is too long, or has no finite vector), or BadAnswer.
+        Raises BackendDied at once when the server dies, BackendTimeout where it computes nothing any more,
+        BackendRefused (an input that is too long, or has no finite vector), BackendBusy, or BadAnswer.
         """
         client = await self._connected()
-        return self._checked(await self._server.while_alive(client.embed(inputs)))
+        return self._checked(await self._answer(client.embed(inputs)))
 
     @property
     def longest(self) -> int | None:
@@ -113,10 +125,24 @@ class ServerEmbedder:
         told = self._server.told.get("longest")
         return told if isinstance(told, int) else None
 
+    @property
+    def contexts(self) -> int:
+        """Batches that the server computes side by side; 1 where it did not say."""
+        told = self._server.told.get("contexts")
+        return told if isinstance(told, int) and told > 0 else 1
+
+    @property
+    def computed(self) -> float:
+        """Tokens computed by this server and those before it, at the last look. It moves while a request is answered.
+
+        0.0 for a server that does not tell.
+        """
+        return self._seen.total.computed
+
     async def embed_whole(self, inputs: Sequence[Sequence[int]]) -> Matrix:
-        """As `embed`, of texts that may be long: each request may take PATIENCE times as long."""
+        """Unit vectors float32 [n, dimension] of texts that may be long, which may take longer. Raises as `embed`."""
         client = await self._connected(patient=True)
-        return self._checked(await self._server.while_alive(client.embed(inputs)))
+        return self._checked(await self._answer(client.embed(inputs)))
 
     async def embed_spans(
         self, inputs: Sequence[Sequence[int]], spans: Sequence[Sequence[tuple[int, int]]]
@@ -126,8 +152,47 @@ class ServerEmbedder:
         As patient as `embed_whole`. Raises as `embed`; BackendRefused by a server that is not our own.
         """
         client = await self._connected(patient=True)
-        found = await self._server.while_alive(client.embed_spans(inputs, spans))
+        found = await self._answer(client.embed_spans(inputs, spans))
         return [self._checked(vectors) for vectors in found]
+
+    async def _answer(self, call: Coroutine[Any, Any, T]) -> T:
+        """What `call` gives; it is given up when the server dies, or computes nothing for `Timeouts.read` seconds."""
+        if not self._server.told.get("counts"):
+            return await self._server.while_alive(call)
+        calling = asyncio.create_task(self._server.while_alive(call), name="ask for vectors")
+        self._asking += 1
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_on(), name="look at the model server")
+        looking = self._looking
+        try:
+            await asyncio.wait({calling, looking}, return_when=asyncio.FIRST_COMPLETED)
+            if calling.done():
+                return calling.result()
+            looking.result()
+            raise BackendTimeout(f"the embedding server computed nothing for {self._timeouts.read:g} s")
+        finally:
+            self._asking -= 1
+            if (looking.done() or not self._asking) and self._looking is looking:
+                self._looking = None
+                looking.cancel()
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+
+    async def _look_on(self) -> None:
+        """Look at what the server has computed, again and again; returns when that has stood still for too long."""
+        loop = asyncio.get_running_loop()
+        since, before = loop.time(), self.computed
+        while loop.time() - since < self._timeouts.read:
+            await asyncio.sleep(min(LOOK_SECONDS, self._timeouts.read / 4))
+            try:
+                async with asyncio.timeout(max(LOOK_SECONDS, self._timeouts.read / 4)):
+                    stats = await self.stats()
+            except (BackendError, TimeoutError):
+                continue  # it does not even answer that, or is gone, which whoever waits hears by itself
+            if stats is not None:
+                self._seen = self._seen.seen(self._connected_to, stats)
+            if self.computed != before:
+                since, before = loop.time(), self.computed
 
     def _checked(self, vectors: Matrix) -> Matrix:
         dimension = self._server.told.get("dimension")
@@ -177,10 +242,13 @@ class ServerEmbedder:
                 f"the embedding server did not come back in {self._restart_seconds:g} s"
             ) from error
 
-    async def restart(self) -> None:
-        """Have a server that lives but does not answer ended, and wait for the next. Raises as `ensure_ready`."""
+    async def restart(self, why: str) -> None:
+        """Have a server that lives but computes nothing ended, and wait for the next. Raises as `ensure_ready`.
+
+        why: what is said of its end.
+        """
         if self._server.alive:
-            await self._server.kill()
+            await self._server.kill(why)
         await self.ensure_ready()
 
     async def disconnect(self) -> None:
@@ -197,6 +265,8 @@ class ServerEmbedder:
         if self._connected_to != address:
             await self.disconnect()
             self._connected_to = address
+        timed = not server.told.get("counts")
+        patient = patient and timed
         if patient not in self._clients:
             most = PATIENCE * self._timeouts.total
             self._clients[patient] = EmbeddingClient(
@@ -207,5 +277,6 @@ class ServerEmbedder:
                 gzip_above=self._gzip_above,
                 may_retry=lambda: server.alive,
                 trust_env=False,
+                timed=timed,
             )
         return self._clients[patient]

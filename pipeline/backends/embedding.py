@@ -148,11 +148,6 @@ class EmbeddingBackend(ServerEmbedder):
                 else:
                     return
 
-    async def restart(self) -> None:
-        """End a child that lives but does not answer, and start another. Raises as `ensure_ready`."""
-        await self._own.stop()
-        await self.ensure_ready()
-
     async def stop(self) -> None:
         """End the child and wait until it is gone. May be called at any time and twice."""
         await self._own.stop()

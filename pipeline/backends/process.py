@@ -79,6 +79,7 @@ class ChildProcess:
         self._transport: asyncio.SubprocessTransport | None = None
         self._closed = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
+        self._ended_because: str | None = None
 
     @classmethod
     async def spawn(cls, spec: ChildSpec) -> ChildProcess:
@@ -118,10 +119,12 @@ class ChildProcess:
         return self.describe_exit()
 
     def describe_exit(self) -> str:
-        """One sentence on how it ended, with the end of its log."""
+        """One sentence on how it ended; with the end of its log, unless we ended it for a reason of ours."""
         code = self.returncode
         if code is None:
             return f"{self.spec.name} is running"
+        if self._ended_because is not None:
+            return f"{self.spec.name} was ended by Nightshift: {self._ended_because} (its log: {self.spec.log})"
         how = f"ended with exit status {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
         return f"{self.spec.name} {how}; the end of {self.spec.log}:\n{self.log.tail()}"
 
@@ -177,12 +180,14 @@ class ChildProcess:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def stop(self, grace_seconds: float = 10.0) -> None:
+    async def stop(self, grace_seconds: float = 10.0, why: str | None = None) -> None:
         """End it: SIGTERM, after `grace_seconds` SIGKILL to its group, and wait until it is gone.
 
         What it leaves behind is killed too, in its group or out of it. May be called at any time,
-        any number of times, by several at once.
+        any number of times, by several at once. why: the reason that `describe_exit` gives; the first one given counts.
         """
+        if self._ended_because is None and not self.exited.is_set():
+            self._ended_because = why
         if self._stopping is None:
             self._stopping = asyncio.create_task(self._stop(grace_seconds), name=f"stop {self.spec.name}")
         await asyncio.shield(self._stopping)

@@ -55,8 +55,7 @@ class RemoteServer(Served):
         self.api_key = api_key
         self._start_stall = start_stall
         self._trust_env = trust_env
-        if gzip:
-            self.embedder = ServerEmbedder(self, timeouts, gzip_above=GZIP_ABOVE)
+        self.embedder = ServerEmbedder(self, timeouts, theirs=True, gzip_above=GZIP_ABOVE if gzip else None)
 
     @property
     def exit_story(self) -> str:
@@ -104,7 +103,7 @@ class RemoteServer(Served):
         self.why_failed = None
         self._enter(BackendState.STOPPED)
 
-    async def kill(self) -> None:
+    async def kill(self, why: str) -> None:
         """Nothing: a server that hangs is for its own people to end."""
 
     async def while_alive(self, call: Coroutine[Any, Any, T]) -> T:

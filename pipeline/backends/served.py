@@ -98,8 +98,8 @@ class Served(ABC):
         """End it and all that it started, and wait until they are gone."""
 
     @abstractmethod
-    async def kill(self) -> None:
-        """End a server that hangs, as if it had died."""
+    async def kill(self, why: str) -> None:
+        """End a server that hangs, as if it had died. why: what is said of its end: "it computed nothing for 60 s"."""
 
     @abstractmethod
     async def while_alive(self, call: Coroutine[Any, Any, T]) -> T:

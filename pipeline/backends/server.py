@@ -192,10 +192,13 @@ class ModelServer(Served):
         finally:
             self._stops -= 1
 
-    async def kill(self) -> None:
-        """End a server that hangs, as if it had died: `died` is set, and whoever watches over it restarts it."""
+    async def kill(self, why: str) -> None:
+        """End a server that hangs, as if it had died: `died` is set, and whoever watches over it restarts it.
+
+        why: what is said of its end: "it computed nothing for 60 s".
+        """
         if self._child is not None:
-            await self._child.stop(0.0)
+            await self._child.stop(0.0, why)
 
     async def while_alive(self, call: Coroutine[Any, Any, T]) -> T:
         """What `call` gives; it is given up as soon as the process is gone. Raises BackendDied then."""

@@ -118,8 +118,11 @@ def _copy(current: dict[str, Any], progress: Progress) -> None:
     progress.phase = current["phase"]
     for name in ("documents_total", "documents_read", "documents_done", "documents_failed", "chunks_total", "current"):
         setattr(progress, name, current[name])
+    now = time.monotonic()
     new = current["chunks_done"] - progress.chunks_done
     if new > 0:
-        progress.chunks_embedded(new, time.monotonic())
+        progress.chunks_embedded(new, now)
+    progress.waiting = current["waiting"]
+    progress.tick(now, current["chunks_computed"] - current["chunks_done"])
     progress.failures.clear()
     progress.failures.extend(Failure(f["path"], f["state"], f["reason"]) for f in current["failures"])

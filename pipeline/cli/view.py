@@ -176,6 +176,8 @@ def render(progress: Progress, now: float, console: Console) -> Group:
     """The live view: two bars, the pace, the current file, and the last failures; no line wider than the console."""
     width = max(1, console.width - _ROOM_FOR_ECHO)
     lines = [_cut(_pace(progress, now), width)]
+    if progress.waiting:
+        lines.append(_cut(printable(progress.waiting, console.encoding), width))
     if progress.current and progress.phase != "finishing":
         lines.append(shorten(f"now: {printable(progress.current, console.encoding)}", width))
     if progress.documents_failed:
@@ -196,7 +198,9 @@ def summary_line(progress: Progress, now: float) -> str:
     parts = [f"documents {_documents(progress)}"]
     if progress.documents_failed:
         parts[0] += f" ({progress.documents_failed:,} could not be read)"
-    parts += [f"chunks {progress.chunks_done:,} of {progress.chunks_total:,}", _pace(progress, now)]
+    parts += [f"chunks {int(progress.chunks_computed):,} of {progress.chunks_total:,}", _pace(progress, now)]
+    if progress.waiting:
+        parts.append(printable(progress.waiting))
     if progress.current and progress.phase == "working":
         parts.append(f"now {printable(progress.current)}")
     return ", ".join(parts)
@@ -265,9 +269,9 @@ def _documents(progress: Progress) -> str:
 def _bars(progress: Progress, width: int) -> Table:
     rows = [
         ("documents", _finished(progress), progress.documents_total),
-        ("chunks", progress.chunks_done, progress.chunks_total),
+        ("chunks", progress.chunks_computed, progress.chunks_total),
     ]
-    counts = [_documents(progress), f"{progress.chunks_done:,} of {progress.chunks_total:,}"]
+    counts = [_documents(progress), f"{int(progress.chunks_computed):,} of {progress.chunks_total:,}"]
     bar = min(_BAR_WIDTH, width - len("documents") - max(map(len, counts)) - 2)
     table = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
     for _ in range(2 if bar >= _NARROWEST_BAR else 1):
@@ -289,7 +293,8 @@ def _pace(progress: Progress, now: float) -> str:
     if progress.phase == "finishing":
         return f"finishing, {so_far}"
     left = progress.seconds_left(now)
-    parts = [f"{progress.rate(now):.1f} chunks/s", so_far]
+    rate = progress.rate(now)
+    parts = [f"{rate:.1f} chunks/s" if rate >= 0.95 or rate == 0 else f"{rate:.2g} chunks/s", so_far]
     if left is not None:
         parts.insert(1, f"about {duration(left)} left")
     return ", ".join(parts)

@@ -84,11 +84,18 @@ class EngineStats:
     queued_tokens: int = 0
     queued_requests: int = 0
     whole: ContextStats = ContextStats()
+    partial: float = 0.0
+    """Tokens of the batches under way that count as computed, by how far each batch has come."""
 
     @property
     def tokens(self) -> int:
         """Everything that was computed, packed into batches or by itself."""
         return self.total.tokens + self.whole.tokens
+
+    @property
+    def computed(self) -> float:
+        """Tokens computed so far, with the part of the batches under way. It moves as long as the engine works."""
+        return self.tokens + self.partial
 
     @property
     def total(self) -> ContextStats:
@@ -115,9 +122,8 @@ class EngineStats:
         if not self.follows(before):
             return self
         pairs = zip(self.contexts, before.contexts, strict=True)
-        return replace(
-            self, contexts=tuple(now.plus(then, -1) for now, then in pairs), whole=self.whole.plus(before.whole, -1)
-        )
+        contexts = tuple(now.plus(then, -1) for now, then in pairs)
+        return replace(self, contexts=contexts, whole=self.whole.plus(before.whole, -1))
 
     def as_json(self) -> dict[str, Any]:
         """The object that a server answers with."""
@@ -125,6 +131,7 @@ class EngineStats:
             "budget": self.budget,
             "queued_tokens": self.queued_tokens,
             "queued_requests": self.queued_requests,
+            "partial_tokens": round(self.partial, 3),
             "fill_bounds": list(FILL_BOUNDS),
             "contexts": [_told(one) for one in self.contexts],
             "whole": _told(self.whole),
@@ -139,6 +146,7 @@ class EngineStats:
             int(told["queued_tokens"]),
             int(told["queued_requests"]),
             _context(told["whole"]) if "whole" in told else ContextStats(),
+            float(told.get("partial_tokens", 0.0)),
         )
 
 
@@ -161,7 +169,7 @@ class RunningTotal:
 
     def idle(self) -> RunningTotal:
         """The same while no server lives: nothing waits in a queue then."""
-        return replace(self, last=replace(self.last, queued_tokens=0, queued_requests=0))
+        return replace(self, last=replace(self.last, queued_tokens=0, queued_requests=0, partial=0.0))
 
     @property
     def total(self) -> EngineStats:

@@ -27,6 +27,7 @@
     │   ├── BackendDied        its process ended
     │   ├── BackendTimeout     no answer in time
     │   ├── BackendRefused     it answered with an error; has a `status`
+    │   ├── BackendBusy        it cannot answer at the moment
     │   └── BadAnswer          its answer is not what was asked for
     ├── AdmissionError         a request cannot have a slot now; has a `slot`
     │   ├── NotServing         the mode does not serve it
@@ -238,6 +239,17 @@ class BackendRefused(BackendError):
     def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
         self.status = status
         self.param = param
+        super().__init__(message)
+
+
+class BackendBusy(BackendError):
+    """The server cannot answer at the moment: it is overloaded, restarts, or broke off. Asking again may help.
+
+    retry_after: seconds that it asks to be left alone; None where it did not say.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
         super().__init__(message)
 
 

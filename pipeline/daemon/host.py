@@ -176,6 +176,8 @@ class Host:
             documents_failed=progress.documents_failed,
             chunks_total=progress.chunks_total,
             chunks_done=progress.chunks_done,
+            chunks_computed=progress.chunks_computed,
+            waiting=progress.waiting,
             chunks_per_second=progress.rate(now),
             seconds_left=progress.seconds_left(now),
             current=progress.current,

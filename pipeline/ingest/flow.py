@@ -36,7 +36,7 @@ async def ingest(work: Work) -> None:
         stopping = stages.create_task(_stop_reading(work, reading), name="stop")
         await asyncio.wait(reading if embedding is None else [embedding])
         stopping.cancel()
-    work.progress.phase = "finishing"
+    work.progress.phase, work.progress.chunks_under_way = "finishing", 0.0
 
 
 async def _stop_reading(work: Work, reading: list[asyncio.Task[None]]) -> None:

@@ -1,4 +1,8 @@
-"""What a run may still begin: nothing that it cannot finish and store before it has to end."""
+"""What a run may still begin, and how much it asks of the model server at once.
+
+A run begins nothing that it cannot finish and store before it has to end. A request is as large as the server
+answers in one to three seconds: then progress is seen, little is lost with a crash, and a stop need not wait.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,56 @@ from pipeline.ingest.meter import Meter
 
 PASSED_OVER = 64
 """Documents in a row that are too long for the time that is left, after which no more are looked at."""
+
+
+SECONDS_UNDER_WAY = 2.0
+"""Work that is at the model server at once, in seconds of its own speed."""
+
+LONGEST_ANSWER = 5.0
+"""Requests that took long keep a run from sending anything in its last seconds; in no more than these."""
+
+SECONDS_TOGETHER = 10.0
+"""Documents are embedded in groups of about so much work, within which chunks of like length go together."""
+
+REMEMBERED = 10.0
+"""Seconds of answers after which the speed of earlier ones counts for a third."""
+
+
+@dataclass(slots=True)
+class Speed:
+    """How fast the model server answers: tokens a second, the last answers above all."""
+
+    _tokens: float = 0.0
+    _seconds: float = 0.0
+
+    def answered(self, tokens: int, seconds: float) -> None:
+        """So many tokens were answered in so many seconds, in which at least one request was under way."""
+        kept = math.exp(-max(0.0, seconds) / REMEMBERED)
+        self._tokens = self._tokens * kept + tokens
+        self._seconds = self._seconds * kept + max(seconds, 1e-6)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """None before the first answer."""
+        return self._tokens / self._seconds if self._seconds else None
+
+
+def plan_request(
+    speed: float | None, *, requests: int, tokens: int, contexts: int, most_requests: int, most_tokens: int
+) -> int | None:
+    """Tokens that the next request may hold; one chunk is always allowed. None: wait for an answer first.
+
+    speed: tokens a second of the server, None while that is not known: the first request is one chunk.
+    requests, tokens: what is under way. contexts: batches that the server computes side by side, each of which needs
+    a request of its own where a chunk takes seconds.
+    """
+    if speed is None:
+        return None if requests else 1
+    wanted = speed * SECONDS_UNDER_WAY
+    size = min(most_tokens, max(1, round(wanted / most_requests)))
+    if requests < min(contexts, most_requests):
+        return size
+    return size if requests < most_requests and tokens + size <= wanted else None
 
 
 @dataclass(slots=True)
@@ -58,7 +112,7 @@ class Pace:
         rates = self._rates(meter)
         if rates.tokens is None:
             return self.seconds_left > 0
-        if rates.request_seconds > self.seconds_left:
+        if min(rates.request_seconds, LONGEST_ANSWER) > self.seconds_left:
             return False
         return self._fits(Backlog(tokens=tokens), rates, self.seconds_left)
 

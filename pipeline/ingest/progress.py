@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -13,6 +14,9 @@ Phase = Literal["scanning", "working", "finishing"]
 
 FAILURES_KEPT = 20
 WINDOW_SECONDS = 30.0
+
+SETTLING_SECONDS = 20.0
+"""In about so long the estimate of the time that is left follows a change of what it is made from."""
 
 
 class Failure(NamedTuple):
@@ -47,7 +51,8 @@ class Progress:
     documents_read: those whose chunks are known, and counted in `chunks_total`, or that failed.
     documents_done: those whose vectors are all stored.
     documents_failed: those that ended empty, encrypted or failed.
-    chunks_done: chunks embedded in this run, of `chunks_total` known so far.
+    chunks_done: chunks embedded and stored in this run, of `chunks_total` known so far.
+    chunks_under_way: chunks that the model server has computed and not answered yet, by its own count; a fraction.
     chunks_reused: chunks that had a vector from before; they are not among those.
     current: the document last opened; empty once all are read.
     failures: the last few.
@@ -55,6 +60,7 @@ class Progress:
     changes: what the folders held, compared with what was known.
     causes: all failures of this run, by their cause. meter: what it measured.
     unsettled: files that are still being written to, which a later run reads.
+    waiting: why nothing goes on at the moment; empty where it does.
     """
 
     started_monotonic: float
@@ -65,6 +71,7 @@ class Progress:
     documents_failed: int = 0
     chunks_total: int = 0
     chunks_done: int = 0
+    chunks_under_way: float = 0.0
     chunks_reused: int = 0
     current: str = ""
     failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=FAILURES_KEPT))
@@ -73,7 +80,10 @@ class Progress:
     causes: Causes = field(default_factory=Causes)
     meter: Meter = field(default_factory=Meter)
     unsettled: list[str] = field(default_factory=list)
-    _marks: deque[tuple[float, int]] = field(default_factory=deque)
+    waiting: str = ""
+    _marks: deque[tuple[float, float]] = field(default_factory=deque)
+    _left: float | None = None
+    _left_at: float = 0.0
 
     def document_read(self, chunks: int, *, reused: int = 0) -> None:
         """A document was cut into so many chunks that are yet to be embedded, and `reused` others."""
@@ -101,29 +111,61 @@ class Progress:
         """A document's last vector was stored."""
         self.documents_done += 1
 
+    @property
+    def chunks_computed(self) -> float:
+        """Chunks embedded in this run, and the part of those under way that is computed."""
+        return self.chunks_done + self.chunks_under_way
+
     def chunks_embedded(self, count: int, now: float) -> None:
         """The vectors of so many more chunks were stored."""
         self.chunks_done += count
-        self._marks.append((now, self.chunks_done))
+        # What was stored is no longer under way; the next tick says how much is.
+        self.chunks_under_way = max(0.0, self.chunks_under_way - count)
+        self._mark(now)
+
+    def tick(self, now: float, chunks_under_way: float) -> None:
+        """A second went by. chunks_under_way: as the field of that name; what was shown once is not taken back."""
+        seen = max((done for _, done in self._marks), default=0.0)
+        self.chunks_under_way = max(chunks_under_way, seen - self.chunks_done)
+        self._mark(now)
+        self._estimate(now)
+
+    def _mark(self, now: float) -> None:
+        self._marks.append((now, self.chunks_computed))
         while len(self._marks) > 1 and self._marks[1][0] <= now - WINDOW_SECONDS:
             self._marks.popleft()
 
     def rate(self, now: float) -> float:
         """Chunks a second over the last half minute, or since the start where that is less; 0.0 before the first."""
-        since, before = max(self.started_monotonic, now - WINDOW_SECONDS), 0
+        since, before = max(self.started_monotonic, now - WINDOW_SECONDS), 0.0
         for moment, done in self._marks:
             if moment > since:
                 break
             before = done
-        return max(0, self.chunks_done - before) / (now - since) if now > since else 0.0
+        return max(0.0, self.chunks_computed - before) / (now - since) if now > since else 0.0
 
     def seconds_left(self, now: float) -> float | None:
         """Until all is embedded at the present rate, or None while nothing can be said.
 
-        Documents that were not read yet are taken to have as many chunks as those that were.
+        Documents that were not read yet are taken to have as many chunks as those that were. The estimate does not
+        jump with what it is made from: it follows within some seconds.
         """
+        if self._left is None:
+            return self._seconds_left(now)
+        return max(0.0, self._left - (now - self._left_at))
+
+    def _estimate(self, now: float) -> None:
+        found = self._seconds_left(now)
+        if found is None:
+            return
+        if self._left is not None:
+            before = self._left - (now - self._left_at)
+            found = before + (found - before) * (1 - math.exp((self._left_at - now) / SETTLING_SECONDS))
+        self._left, self._left_at = found, now
+
+    def _seconds_left(self, now: float) -> float | None:
         rate = self.rate(now)
         if rate <= 0 or self.documents_read <= 0:
             return None
         expected = self.chunks_total * max(1.0, self.documents_total / self.documents_read)
-        return max(0.0, expected - self.chunks_done) / rate
+        return max(0.0, expected - self.chunks_computed) / rate

@@ -63,6 +63,8 @@ class Limits:
     request_chunks, request_tokens: chunks in one request, and their tokens; a longer chunk goes by itself.
     requests_in_flight: requests sent before the first is answered, and answers that wait to be stored.
     queued_chunks: chunks that wait for a vector before reading pauses: what was read longest ago only grows stale.
+    patience: seconds that a model server may refuse everything for the moment before the run ends.
+    stop_seconds: how long requests under way may still take after a stop. What is not answered by then stays queued.
     """
 
     look_ahead: int = 1024
@@ -71,6 +73,8 @@ class Limits:
     queued_chunks: int = 16_384
     look_ahead_tokens: int = 262_144
     request_tokens: int = 16_384
+    patience: float = 120.0
+    stop_seconds: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class Work:
     scopes: the documents that this run may touch; None for every one in the database.
     confirm_deletions: a person said that many documents may be gone.
     embedder: None to read only, and leave the vectors to another run.
+    dimension: of the vectors that it must give; None is not checked.
     order: of what waits with the same priority. pace: what may still begin.
     errors: sources that could not be trusted; nothing of them was deleted.
     passwords_tried: what says of an encrypted document that this run's passwords were tried (`ingest.passwords`).
@@ -122,6 +127,7 @@ class Work:
     looking: Looking = field(default_factory=Looking)
     passwords_tried: str | None = None
     within: Collection[int] | None = None
+    dimension: int | None = None
     postponed: set[int] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
     to_extract: Bell = field(default_factory=Bell)

@@ -271,6 +271,7 @@ async def _ingest(
             settings.run.requests_in_flight,
             look_ahead_tokens=settings.run.look_ahead_tokens,
             request_tokens=settings.run.request_tokens,
+            patience=settings.embedding.total_timeout,
         )
         work = Work(
             run.id,
@@ -289,6 +290,7 @@ async def _ingest(
             looking=looking(settings),
             passwords_tried=mark,
             within=within,
+            dimension=aim.model.dimension,
         )
         try:
             async with engine_counted(embedder) as ending.engine:

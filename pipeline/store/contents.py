@@ -51,11 +51,12 @@ def promotable() -> sa.ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A content that reached its last state, and one of the documents that have it."""
+    """A content that reached its last state, or waits for another try, and one of the documents that have it."""
 
     path: str
     state: DocumentState
     reason: str | None
+    content_id: int = 0
 
 
 def finish(session: Session, content_ids: Iterable[int], now: dt.datetime) -> list[Ended]:
@@ -89,8 +90,8 @@ def finish(session: Session, content_ids: Iterable[int], now: dt.datetime) -> li
             session.add(ContentEmbeddingRow(content_id=row.id, method=method, vector=means[row.id]))
     session.flush()
     promote(session, ids)
-    paths = _paths(session, ids)
-    return [Ended(paths.get(row.id, ""), DocumentState(row.state), row.reason) for row in rows]
+    paths = paths_of(session, ids)
+    return [Ended(paths.get(row.id, ""), DocumentState(row.state), row.reason, row.id) for row in rows]
 
 
 def end(session: Session, content_id: int, state: DocumentState, stage: str, reason: str) -> None:
@@ -211,7 +212,7 @@ def _loses_text() -> sa.ColumnElement[bool]:
     )
 
 
-def _paths(session: Session, content_ids: Sequence[int]) -> dict[int, str]:
+def paths_of(session: Session, content_ids: Sequence[int]) -> dict[int, str]:
     """One of the documents of each content that there is one of."""
     found: dict[int, str] = {}
     for column in (DocumentRow.current_id, DocumentRow.pending_id):

@@ -8,6 +8,7 @@ the process may die before or after it.
 from __future__ import annotations
 
 import datetime as dt
+import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pipeline.core.documents import Chunk, DocumentKind, DocumentState
+from pipeline.core.retrying import retry_delay
 from pipeline.core.stretches import WHOLE, Stretch
 from pipeline.core.vectors import BYTES_PER_NUMBER, flaw_of
 from pipeline.store.bulk import delete_returning, insert_rows, new_ids, table_of
-from pipeline.store.contents import STAGE_EXTRACT, Ended, dimensions_of, end, finish
+from pipeline.store.contents import STAGE_EMBED, STAGE_EXTRACT, Ended, dimensions_of, end, finish, paths_of
 from pipeline.store.models import Target
 from pipeline.store.reuse import embedded_before, take_over, token_digest
 from pipeline.store.runs import check_lease, server_time
@@ -105,10 +107,11 @@ class StoredExtraction:
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """What a batch came to: vectors stored, and the contents that it ended."""
+    """What a batch came to: vectors stored, the contents that it ended, and those that wait for another try."""
 
     vectors: int
     ended: Sequence[Ended]
+    postponed: Sequence[Ended] = ()
 
 
 def claim_to_extract(
@@ -208,7 +211,7 @@ def store_extracted(
     for table in (table_of(ChunkRow), table_of(PendingStretchRow), table_of(ContentEmbeddingRow)):
         session.connection().execute(sa.delete(table).where(table.c.content_id == content_id))
     content.state, content.stage, content.reason, content.claimed_by = DocumentState.EXTRACTED, None, None, None
-    content.retry_at = None
+    content.retry_at, content.attempts = None, 0
     content.title, content.details = extracted.title, dict(extracted.details)
     content.page_count, content.characters = extracted.page_count, extracted.characters
     content.chunk_count, content.embedded_count, content.failed_count = len(extracted.chunks), 0, 0
@@ -335,6 +338,23 @@ def postpone(
     )
 
 
+def postpone_vectors(session: Session, reasons: Mapping[int, str], now: dt.datetime) -> list[Ended]:
+    """Leave contents for later of which a chunk could not be embedded for the moment, with growing pauses.
+
+    reasons: why, by the content's id. Their chunks stay queued. Returns those that still wait.
+    """
+    rows = session.scalars(
+        sa.select(ContentRow).where(ContentRow.id.in_(list(reasons)), ContentRow.state == DocumentState.EXTRACTED)
+    ).all()
+    for row in rows:
+        luck = random.random()  # noqa: S311 - spreads load, hides nothing
+        row.retry_at = now + retry_delay(row.attempts, luck)
+        row.attempts, row.stage, row.reason, row.claimed_by = row.attempts + 1, STAGE_EMBED, reasons[row.id], None
+    session.flush()
+    paths = paths_of(session, [row.id for row in rows])
+    return [Ended(paths.get(row.id, ""), DocumentState.EXTRACTED, row.reason, row.id) for row in rows]
+
+
 def pending_chunks(session: Session, content_id: int, after: int, limit: int) -> list[PendingChunk]:
     """Up to `limit` chunks of a content that wait, and in no stretch, with ids above `after`, in order."""
     rows = session.execute(
@@ -348,6 +368,13 @@ def pending_chunks(session: Session, content_id: int, after: int, limit: int) ->
         .limit(limit)
     )
     return [PendingChunk(chunk_id, content_id, np.frombuffer(tokens, TOKEN_TYPE).tolist()) for chunk_id, tokens in rows]
+
+
+def texts_of(session: Session, chunk_ids: Sequence[int]) -> list[str]:
+    """The texts of chunks as the model is to see them, in the order of their ids; empty for one that is gone."""
+    rows = session.execute(sa.select(ChunkRow.id, ChunkRow.prefix, ChunkRow.text).where(ChunkRow.id.in_(chunk_ids)))
+    found = {chunk_id: prefix + text for chunk_id, prefix, text in rows}
+    return [found.get(chunk_id, "") for chunk_id in chunk_ids]
 
 
 def store_vectors(

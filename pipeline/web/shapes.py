@@ -469,6 +469,8 @@ class FailedDocument(Shape):
 class RunProgress(Shape):
     """How far the run at work has come. chunks_per_second: over the last half minute.
 
+    chunks_done: chunks whose vectors are stored. chunks_computed: with the part of those at the model server.
+    waiting: why nothing goes on at the moment; empty where it does.
     unsettled: files that are still being written to, which a later run reads.
     """
 
@@ -482,7 +484,9 @@ class RunProgress(Shape):
     documents_failed: int
     chunks_total: int
     chunks_done: int
+    chunks_computed: float = 0.0
     chunks_per_second: float
+    waiting: str = ""
     seconds_left: float | None
     current: str
     failures: Sequence[FailedDocument] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import structlog
 
 from pipeline.backends.client import EmbeddingClient, Timeouts, read_answer
-from pipeline.core.errors import BackendDied, BackendRefused, BackendTimeout, BadAnswer
+from pipeline.core.errors import BackendBusy, BackendDied, BackendRefused, BackendTimeout, BadAnswer
 from tests.backends.scripted_server import Received, entry, fine, hang, no_gzip, reset, says, scripted
 
 
@@ -38,31 +39,41 @@ async def test_vectors_as_numbers_are_read_too() -> None:
         assert (await ours.embed(["a"])).tolist() == [[0.5, 1.0]]
 
 
+WRONG = [
+    ({"data": [entry(index, 1.0) for index in range(3)]}, "3 vectors came back"),
+    ({"data": [entry(0, 1.0), entry(0, 2.0)]}, "indices"),
+    ({"data": [entry(0, 1.0), entry(2, 2.0)]}, "indices"),
+    ({"data": [entry(0, 1.0), entry(True, 2.0)]}, "indices"),
+    ({"data": [entry(0, 1.0), {"index": "1", "embedding": [1.0]}]}, "indices"),
+    ({"data": [entry(0, 1.0), entry(1, float("nan"))]}, "input 1 is not finite"),
+    ({"data": [entry(0, float("inf")), entry(1, 1.0)]}, "input 0 is not finite"),
+    ({"data": [entry(0, 1.0, 1.0), entry(1, 0.0, -0.0)]}, "input 1 is all zeros"),
+    ({"data": [entry(0, 1.0), entry(1, 1.0, 2.0)]}, "different sizes"),
+    ({"data": [entry(0), entry(1)]}, "different sizes"),
+]
+BROKEN_OFF = [
+    ({"data": [entry(0, 1.0)]}, "2 inputs were sent and only 1 vectors came back"),
+    ({"data": [{"index": 0, "embedding": "***"}, entry(1, 1.0)]}, "not a list of embeddings"),
+    ({"data": [{"index": 0, "embedding": "AAA="}, entry(1, 1.0)]}, "not a list of embeddings"),
+    ({"data": [{"index": 0, "embedding": {"a": 1}}, entry(1, 1.0)]}, "not a list of embeddings"),
+    ({"data": [{"embedding": [1.0]}, entry(1, 1.0)]}, "not a list of embeddings"),
+    ({"data": None}, "not a list of embeddings"),
+    ([], "not a list of embeddings"),
+    (b"<html>", "not a list of embeddings"),
+    (b"", "not a list of embeddings"),
+    (b'{"data": [{"index": 0, "embed', "not a list of embeddings"),
+]
+
+
 @pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        ({"data": [entry(0, 1.0)]}, "2 inputs were sent and 1 vectors came back"),
-        ({"data": [entry(index, 1.0) for index in range(3)]}, "3 vectors came back"),
-        ({"data": [entry(0, 1.0), entry(0, 2.0)]}, "indices"),
-        ({"data": [entry(0, 1.0), entry(2, 2.0)]}, "indices"),
-        ({"data": [entry(0, 1.0), entry(True, 2.0)]}, "indices"),
-        ({"data": [entry(0, 1.0), {"index": "1", "embedding": [1.0]}]}, "indices"),
-        ({"data": [entry(0, 1.0), entry(1, float("nan"))]}, "input 1 is not finite"),
-        ({"data": [entry(0, float("inf")), entry(1, 1.0)]}, "input 0 is not finite"),
-        ({"data": [entry(0, 1.0), entry(1, 1.0, 2.0)]}, "different sizes"),
-        ({"data": [entry(0), entry(1)]}, "different sizes"),
-        ({"data": [{"index": 0, "embedding": "***"}, entry(1, 1.0)]}, "not a list of embeddings"),
-        ({"data": [{"index": 0, "embedding": "AAA="}, entry(1, 1.0)]}, "not a list of embeddings"),
-        ({"data": [{"index": 0, "embedding": {"a": 1}}, entry(1, 1.0)]}, "not a list of embeddings"),
-        ({"data": [{"embedding": [1.0]}, entry(1, 1.0)]}, "not a list of embeddings"),
-        ({"data": None}, "not a list of embeddings"),
-        ([], "not a list of embeddings"),
-        (b"<html>", "not a list of embeddings"),
-    ],
+    ("kind", "answer", "message"),
+    [(BadAnswer, *each) for each in WRONG] + [(BackendBusy, *each) for each in BROKEN_OFF],
 )
-async def test_an_answer_that_was_not_asked_for_is_refused_without_a_retry(answer: object, message: str) -> None:
+async def test_an_answer_that_was_not_asked_for_is_refused_without_a_retry(
+    kind: type[Exception], answer: object, message: str
+) -> None:
     async with scripted(says(answer)) as server, client(server.url) as ours:
-        with pytest.raises(BadAnswer, match=message):
+        with pytest.raises(kind, match=message):
             await ours.embed(["a", "b"])
     assert len(server.received) == 1
 
@@ -71,8 +82,7 @@ async def test_an_answer_that_was_not_asked_for_is_refused_without_a_retry(answe
     ("status", "answer", "message", "param"),
     [
         (400, {"error": {"message": "too long", "param": "input[3]"}}, "too long", "input[3]"),
-        (500, b"oops", "HTTP 500: oops", None),
-        (503, {"error": "busy"}, "HTTP 503", None),
+        (500, {"error": {"message": "not finite", "param": "input[0]"}}, "not finite", "input[0]"),
         (401, ["?"], "HTTP 401", None),
     ],
 )
@@ -84,6 +94,33 @@ async def test_an_error_status_is_told_without_a_retry(
             await ours.embed(["a"])
     assert (refused.value.status, refused.value.param) == (status, param)
     assert len(server.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "headers", "message", "retry_after"),
+    [
+        (500, b"oops", {}, "HTTP 500: oops", None),
+        (503, {"error": "busy"}, {}, "HTTP 503", None),
+        (502, b"", {}, "HTTP 502", None),
+        (429, {"error": {"message": "slow down"}}, {"Retry-After": "7"}, "HTTP 429: slow down", 7.0),
+        (
+            429,
+            b"",
+            {"Date": "Tue, 01 Dec 2026 00:00:00 GMT", "Retry-After": "Tue, 01 Dec 2026 00:01:30 GMT"},
+            "HTTP 429",
+            90.0,
+        ),
+        (429, b"", {"Retry-After": "-1"}, "HTTP 429", None),
+        (429, b"", {"Retry-After": "9" * 400}, "HTTP 429", None),
+    ],
+)
+def test_a_refusal_for_the_moment_says_when_to_ask_again(
+    status: int, answer: object, headers: dict[str, str], message: str, retry_after: float | None
+) -> None:
+    content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    with pytest.raises(BackendBusy, match=message) as busy:
+        read_answer(httpx.Response(status, content=content, headers=headers), 1)
+    assert busy.value.retry_after == retry_after
 
 
 async def test_a_broken_connection_is_tried_again_with_a_new_session() -> None:
@@ -174,15 +211,16 @@ async def test_nothing_is_no_question() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"),
+    ("kind", "content", "problem"),
     [
-        (b"", "0 bytes are not 2 vectors"),
-        (b"\0" * 12, "12 bytes are not 2 vectors"),
-        (np.array([1, 2, 3, np.nan], "<f4").tobytes(), "input 1 is not finite"),
+        (BackendBusy, b"", "0 bytes are not 2 vectors"),
+        (BackendBusy, b"\0" * 12, "12 bytes are not 2 vectors"),
+        (BadAnswer, np.array([1, 2, 3, np.nan], "<f4").tobytes(), "input 1 is not finite"),
+        (BadAnswer, np.array([0, 0, 3, 4], "<f4").tobytes(), "input 0 is all zeros"),
     ],
 )
-def test_bare_numbers_are_checked_as_well(content: bytes, problem: str) -> None:
-    with pytest.raises(BadAnswer, match=problem):
+def test_bare_numbers_are_checked_as_well(kind: type[Exception], content: bytes, problem: str) -> None:
+    with pytest.raises(kind, match=problem):
         read_answer(httpx.Response(200, content=content, headers={"Content-Type": "application/octet-stream"}), 2)
 
 

@@ -15,7 +15,7 @@ import pytest
 from pipeline.backends.llama_cpp.dispatch import Dispatcher, InputFailed, QueueFull
 from pipeline.backends.llama_cpp.protocol import Limits
 from pipeline.backends.llama_cpp.server import Service, make_app
-from pipeline.backends.serving.sequences import EngineError, Tokens
+from pipeline.backends.serving.sequences import Course, EngineError, Tokens
 from pipeline.core.vectors import Matrix
 
 NOT_FINITE, REFUSED, BROKEN = 13, 14, 15
@@ -31,7 +31,7 @@ class StandIn:
         self.gate.set()
         self.entered = threading.Semaphore(0)
 
-    def embed(self, sequences: Sequence[Tokens]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+    def embed(self, sequences: Sequence[Tokens], course: Course) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         self.batches.append([(int(tokens[0]), len(tokens)) for tokens in sequences])
         self.entered.release()
         assert self.gate.wait(60)

@@ -175,7 +175,7 @@ async def test_a_server_that_hangs_is_killed_for_its_guardian_to_restart(make: M
         await server.start()
         assert server.pid is not None
         os.kill(server.pid, signal.SIGSTOP)
-        restart = asyncio.create_task(server.embedder.restart())
+        restart = asyncio.create_task(server.embedder.restart("it computed nothing"))
         await asyncio.wait_for(server.died.wait(), 30)
         await server.start()
         await restart

@@ -29,7 +29,7 @@ async def test_a_remote_server_is_used_and_never_ended(server: RunningServer) ->
     assert (used.base_url, used.pid, used.pids()) == (server.url, None, set())
     await used.canary()
     assert (await used.embedder.embed(["x"])).shape == (1, 384)
-    await used.kill()
+    await used.kill("it hangs")
     await used.stop()
     await used.stop()
     assert server.process.poll() is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -19,12 +18,12 @@ from pipeline.backends.llama_cpp.plan import EngineOptions
 from pipeline.backends.llama_cpp.whole import WholeTexts, plan_longest
 from pipeline.backends.models import ModelFile
 from pipeline.backends.options import EmbeddingOptions
-from pipeline.backends.serving.sequences import EngineError, Tokens
+from pipeline.backends.serving.sequences import Course, EngineError, Tokens
 from pipeline.core.engine_stats import EngineStats
 from pipeline.core.errors import BackendRefused
 from tests.backends.conftest import API_KEY, MODEL, RunningServer, start_server, stop_server
 
-NOBODY = threading.Event()
+NOBODY = Course()
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +73,7 @@ def test_a_decoder_computes_a_long_text_piece_by_piece(tmp_path: Path, pooling: 
 
 
 def test_a_text_that_nobody_waits_for_is_given_up(engine: Engine) -> None:
-    gone = threading.Event()
-    gone.set()
+    gone = Course(unwanted=True)
     with pytest.raises(EngineError, match="nobody waits"):
         WholeTexts(engine).vector(some_tokens(500), gone)
     assert engine.contexts[0].embed([some_tokens(20)])[1].all()

@@ -21,7 +21,7 @@ async def test_totals_survive_a_death_and_a_new_server(tmp_path: Path) -> None:
         first = (await counters.look(server)).total.tokens
         await server.embedder.embed([[101, 7592, 102]] * 10)
         assert (await counters.look(server)).total.tokens == first + 30
-        await server.kill()
+        await server.kill("it hangs")
         await server.died.wait()
         assert (await counters.look(server)).total.tokens == first + 30
         assert counters.tokens_per_second == 0

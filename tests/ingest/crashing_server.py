@@ -24,8 +24,8 @@ ONCE_VARIABLE = "TEST_DIED_ONCE"
 real_embed = Context.embed
 
 
-def embed(self: Context, sequences: Any) -> Any:
-    vectors, finite = real_embed(self, sequences)
+def embed(self: Context, sequences: Any, course: Any = None) -> Any:
+    vectors, finite = real_embed(self, sequences, course)
     for row, tokens in enumerate(sequences):
         if DEADLY in tokens:
             os.kill(os.getpid(), signal.SIGSEGV)

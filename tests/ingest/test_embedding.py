@@ -118,15 +118,16 @@ class Scripted:
         self.asked: list[int] = []
         self.restarts = 0
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    async def embed(self, inputs: Sequence[Sequence[int]] | Sequence[str]) -> NDArray[np.float32]:
         self.asked.append(len(inputs))
         if self.error is not None:
             raise self.error
         return np.eye(len(inputs), 4, dtype=np.float32)
 
-    @property
-    def longest(self) -> int | None:
-        return None
+    theirs = False
+    contexts = 1
+    computed = 0.0
+    longest: int | None = None
 
     async def embed_whole(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         return await self.embed(inputs)
@@ -140,7 +141,7 @@ class Scripted:
         if not self.starts:
             raise BackendStartFailed("it does not come up")
 
-    async def restart(self) -> None:
+    async def restart(self, why: str) -> None:
         self.restarts += 1
         self.error = None
 

@@ -44,14 +44,15 @@ class Instant:
         self.starts = 0
         self.requests: list[int] = []
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    async def embed(self, inputs: Sequence[Sequence[int]] | Sequence[str]) -> NDArray[np.float32]:
         self.requests.append(len(inputs))
         await asyncio.sleep(self.pause)
         return np.tile(np.eye(1, DIMENSION, dtype=np.float32), (len(inputs), 1))
 
-    @property
-    def longest(self) -> int | None:
-        return None
+    theirs = False
+    contexts = 1
+    computed = 0.0
+    longest: int | None = None
 
     async def embed_whole(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         return await self.embed(inputs)
@@ -68,7 +69,7 @@ class Instant:
         if self.loads_for_ever:
             await asyncio.Event().wait()
 
-    async def restart(self) -> None:
+    async def restart(self, why: str) -> None:
         raise AssertionError("nobody hangs here")
 
     async def check(self) -> None:
@@ -188,7 +189,7 @@ async def test_a_server_that_does_not_come_up_ends_the_run_and_loses_no_text(
 class DiesSoon(Instant):
     """Answers once, and then does not come up any more."""
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    async def embed(self, inputs: Sequence[Sequence[int]] | Sequence[str]) -> NDArray[np.float32]:
         if self.requests:
             raise BackendStartFailed("it does not come up")
         return await super().embed(inputs)
@@ -201,7 +202,7 @@ async def test_what_was_computed_is_stored_though_the_server_does_not_come_back(
     limits = Limits(look_ahead=8, request_chunks=8, requests_in_flight=1)
     with pytest.RaisesGroup(BackendStartFailed, flatten_subgroups=True):
         await ingest(make_work(store, pool, DiesSoon(), tmp_path / "docs", "run", limits))
-    assert (await store.read(overview.count_chunks))["embedded"] == 8
+    assert (await store.read(overview.count_chunks))["embedded"] == 1
 
 
 async def test_a_file_that_is_away_is_not_counted_against(

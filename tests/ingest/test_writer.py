@@ -1,4 +1,4 @@
-"""The writer: answers that come during a commit share the next one, only so many wait, and requests are bounded."""
+"""The writer: answers that come during a commit share the next one, and only so many wait."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.core.errors import StoreError
-from pipeline.ingest.stages.embed import _together
-from pipeline.ingest.work import Limits
 from pipeline.ingest.writer import GroupWriter
 from pipeline.store import library, queue
 from pipeline.store.answers import Answer
 from pipeline.store.database import Database
-from pipeline.store.queue import PendingChunk, StoredBatch
+from pipeline.store.queue import StoredBatch
 from pipeline.store.tables import EmbeddingRow, PendingChunkRow
 from tests.store import rows
 from tests.store.rows import utc_now
@@ -77,13 +73,3 @@ async def test_what_cannot_be_stored_ends_it_and_leaves_the_queue_as_it_was(
     with store.snapshot() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(EmbeddingRow)) == 0
         assert session.scalar(sa.select(sa.func.count()).select_from(PendingChunkRow)) == CHUNKS
-
-
-@given(st.lists(st.integers(1, 90), max_size=40), st.integers(1, 8), st.integers(1, 100))
-def test_requests_keep_to_their_limits_and_leave_nothing_out(lengths: list[int], most: int, tokens: int) -> None:
-    chunks = [PendingChunk(number, 1, [7] * length) for number, length in enumerate(lengths)]
-    found = list(_together(chunks, Limits(request_chunks=most, request_tokens=tokens)))
-    assert [chunk for request in found for chunk in request] == chunks
-    for request in found:
-        assert 1 <= len(request) <= most
-        assert len(request) == 1 or sum(len(chunk.tokens) for chunk in request) <= tokens

@@ -91,7 +91,7 @@ def _serve_embeddings(given: argparse.Namespace, listener: socket.socket, channe
     engine = Engine(fill(asked, tuned), on_progress=channel.progress)
     plan = engine.plan
     for context in engine.contexts:
-        context.warm_up()
+        context.warm_up(lambda: channel.progress(1.0))
     dispatcher = Dispatcher(
         engine.contexts,
         dimension=engine.dimension,

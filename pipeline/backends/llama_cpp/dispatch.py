@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.backends.serving.sequences import EngineError, Tokens
+from pipeline.backends.serving.sequences import Course, EngineError, Tokens
 from pipeline.core.batching import plan_share, take_alike, take_fitting
 from pipeline.core.engine_stats import ContextStats, EngineStats
 from pipeline.core.errors import NightshiftError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Computing(Protocol):
     """What computes one batch at a time: an engine's context."""
 
-    def embed(self, sequences: Sequence[Tokens]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+    def embed(self, sequences: Sequence[Tokens], course: Course) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """Unit vectors float32 [n, d], and which of them are finite, bool [n]. See `Context.embed`."""
         ...
 
@@ -60,13 +60,19 @@ class _Request:
     dropped: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class _Batch:
     """(request, index of its input) for every sequence of one native batch."""
 
     members: list[tuple[_Request, int]] = field(default_factory=list)
     tokens: int = 0
     longest: int = 0
+    course: Course = field(default_factory=Course)
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether nobody waits for any of it."""
+        return all(request.dropped for request, _ in self.members)
 
 
 @dataclass
@@ -116,6 +122,7 @@ class Dispatcher:
         self._waiting_tokens = 0
         self._closing = False
         self._threads: list[threading.Thread] = []
+        self._under_way: list[_Batch] = []
         self._clocks: list[_Clocked] = []
 
     def start(self) -> None:
@@ -127,9 +134,14 @@ class Dispatcher:
             self._threads.append(thread)
 
     def close(self, deadline: float) -> bool:
-        """Take no more work and wait up to `deadline` seconds for each thread; whether all of them ended."""
+        """Take no more work and wait up to `deadline` seconds for each thread; whether all of them ended.
+
+        Nobody waits for an answer any more when this is called, so that what is being computed is given up.
+        """
         with self._changed:
             self._closing = True
+            for batch in self._under_way:
+                batch.course.unwanted = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(deadline)
@@ -144,13 +156,14 @@ class Dispatcher:
                 self._budget,
                 self._waiting_tokens,
                 sum(bool(request.waiting) for request in self._requests),
+                partial=sum(batch.tokens * batch.course.share for batch in self._under_way),
             )
 
     async def embed(self, sequences: Sequence[Tokens]) -> Matrix:
         """Unit vectors float32 [n, d] of `sequences`, in their order.
 
         Raises QueueFull, or InputFailed for the first input without a usable vector. Cancelling
-        the call drops what of it has not been computed yet.
+        the call drops what of it has not been computed yet, and ends a batch that holds nothing else.
         """
         loop = asyncio.get_running_loop()
         lengths = [len(tokens) for tokens in sequences]
@@ -181,6 +194,8 @@ class Dispatcher:
             request.dropped = True
             self._waiting_tokens -= sum(length for length, _ in request.waiting)
             request.waiting.clear()
+            for batch in self._under_way:
+                batch.course.unwanted = batch.unwanted
 
     def _work(self, context: Computing, clock: _Clocked) -> None:
         while (batch := self._next_batch(clock)) is not None:
@@ -193,6 +208,7 @@ class Dispatcher:
                 batch = self._pack()
                 if batch.members:
                     clock.turn(computing=True)
+                    self._under_way.append(batch)
                     return batch
                 if self._closing:
                     return None
@@ -219,19 +235,30 @@ class Dispatcher:
 
     def _compute(self, context: Computing, batch: _Batch, clock: _Clocked) -> None:
         try:
-            vectors, finite = context.embed([request.sequences[index] for request, index in batch.members])
+            vectors, finite = context.embed([request.sequences[i] for request, i in batch.members], batch.course)
         except Exception as error:  # noqa: BLE001  whatever one batch does, the thread and its other work live on
-            if len(batch.members) > 1:
-                for request, index in batch.members:
-                    self._compute(context, _Batch([(request, index)], len(request.sequences[index])), clock)
-            else:
-                problem = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
-                self._settle(*batch.members[0], None, problem)
+            self._failed(context, batch, clock, error)
             return
         with self._changed:
+            self._under_way.remove(batch)
             clock.done = clock.done.with_batch(batch.tokens, len(batch.members), self._budget)
         for (request, index), vector, usable in zip(batch.members, vectors, finite.tolist(), strict=True):
             self._settle(request, index, vector if usable else None, "its vector is not finite")
+
+    def _failed(self, context: Computing, batch: _Batch, clock: _Clocked, error: Exception) -> None:
+        """Compute each input of a batch that failed by itself; one that fails alone has its reason."""
+        with self._changed:
+            self._under_way.remove(batch)
+            each = [_Batch([(request, i)], len(request.sequences[i])) for request, i in batch.members]
+            each = [] if batch.unwanted else each
+        if len(each) == 1:
+            problem = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+            self._settle(*batch.members[0], None, problem)
+            return
+        for one in each:
+            with self._changed:
+                self._under_way.append(one)
+            self._compute(context, one, clock)
 
     def _settle(self, request: _Request, index: int, vector: npt.NDArray[np.float32] | None, problem: str) -> None:
         with self._changed:

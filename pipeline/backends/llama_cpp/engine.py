@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.backends.llama_cpp.plan import EngineOptions, EnginePlan, load_mode_name, plan_engine
-from pipeline.backends.serving.sequences import EngineError, Tokens
+from pipeline.backends.serving.sequences import Course, EngineError, Tokens
 from pipeline.backends.serving.tuned import usable_cores
 from pipeline.core.errors import ModelError
 from pipeline.core.vectors import Matrix, normalise
@@ -119,7 +119,10 @@ class Engine:
 
 
 class Context:
-    """One native context: computes one batch at a time, on `plan.threads` threads."""
+    """One native context: computes one batch at a time, on `plan.threads` threads.
+
+    all_steps: steps of a batch's `Course`, as the last batch took them; 0 before the first, and on a GPU.
+    """
 
     def __init__(self, engine: Engine, model: Any, plan: EnginePlan, options: EngineOptions) -> None:
         self._plan = plan
@@ -135,21 +138,31 @@ class Context:
         self._memory = native.llama_get_memory(self._context)
         self._compute = compute_function(model, self._memory)
         self._arrays = BatchArrays(plan.n_ubatch, plan.n_seq_max)
+        self._course = Course()
+        self.all_steps = 0
+        self._on_step: Callable[[], None] | None = None
+        self._followed = follow(self._context, self._step)
 
-    def embed(self, sequences: Sequence[Tokens]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+    def embed(self, sequences: Sequence[Tokens], course: Course | None = None) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """Unit vectors float32 [n, d] of `sequences`, and bool [n]: which of them are finite.
 
         The sequences go into one native batch: together at most `plan.n_ubatch` tokens, each at
-        most `plan.max_tokens`, at most `plan.n_seq_max` of them. Raises ValueError where they
-        do not fit or hold ids outside the vocabulary, EngineError where the library fails.
+        most `plan.max_tokens`, at most `plan.n_seq_max` of them. `course` is told how far it has come.
+        Raises ValueError where they do not fit or hold ids outside the vocabulary, EngineError where the
+        library fails or nobody wants the batch any more.
         """
         self._check(sequences)
         if self._memory:
             native.llama_memory_clear(self._memory, False)
         batch = self._arrays.fill(sequences)
+        self._course = course = course or Course()
+        course.all_steps = self.all_steps
         status = int(self._compute(self._context, batch))
+        if course.unwanted:
+            raise EngineError("nobody waits for this batch any more")
         if status != 0:
             raise EngineError(f"llama.cpp could not compute a batch of {batch.n_tokens} tokens (status {status})")
+        self.all_steps = course.steps
         vectors = np.empty((len(sequences), self._dimension), dtype=np.float32)
         for row in range(len(sequences)):
             pointer = native.llama_get_embeddings_seq(self._context, row)
@@ -160,10 +173,21 @@ class Context:
         vectors[~finite] = 0.0
         return normalise(vectors), finite
 
-    def warm_up(self) -> None:
-        """Compute a small batch and forget it: a build that crashes on this model does so now."""
+    def warm_up(self, on_step: Callable[[], None] | None = None) -> None:
+        """Compute a small batch and forget it: a build that crashes on this model does so now.
+
+        on_step: called as the batch comes on; a large model takes a while for it.
+        """
         tokens = np.zeros(min(32, self._plan.max_tokens), dtype=np.int32)
+        self._on_step = on_step
         self.embed([tokens] * min(2, self._plan.n_seq_max))
+        self._on_step = None
+
+    def _step(self) -> bool:
+        self._course.steps += 1
+        if self._on_step is not None:
+            self._on_step()
+        return self._course.unwanted
 
     def _check(self, sequences: Sequence[Tokens]) -> None:
         plan = self._plan
@@ -221,6 +245,16 @@ def compute_function(model: Any, memory: Any) -> Any:
     """What computes a batch in a context of this model: `llama_encode`, or `llama_decode` where it has memory."""
     encoder_only = native.llama_model_has_encoder(model) and not native.llama_model_has_decoder(model)
     return native.llama_encode if encoder_only or not memory else native.llama_decode
+
+
+def follow(context: Any, step: Callable[[], bool]) -> Any:
+    """Have `step` called for each part of a model that the processor has computed; it ends the batch by True.
+
+    A GPU calls nothing. Keep what this returns for as long as the context lives: the library holds a bare pointer.
+    """
+    called = native.ggml_abort_callback(lambda _: step())
+    native.llama_set_abort_callback(context, called, None)
+    return called
 
 
 def gpu_in_use(options: EngineOptions) -> bool:

@@ -7,7 +7,6 @@ fills a batch alone.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.backends.llama_cpp.dispatch import InputFailed, QueueFull
-from pipeline.backends.serving.sequences import EngineError, Tokens
+from pipeline.backends.serving.sequences import Course, EngineError, Tokens
 from pipeline.core.engine_stats import ContextStats
 
 if TYPE_CHECKING:
@@ -41,13 +40,19 @@ class WholeLane:
         self._waiting = 0
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="whole")
         self._alone = asyncio.Lock()
-        self._closing = threading.Event()
+        self._agreeing = Course()
+        self._under_way: dict[int, tuple[int, Course]] = {}
         self._agrees: asyncio.Task[bool] | None = None
         self._done = ContextStats()
 
     def stats(self) -> ContextStats:
         """What was computed since the start; a text counts when it is done, and each as a batch."""
         return self._done
+
+    @property
+    def partial(self) -> float:
+        """Tokens of the texts under way that are computed already."""
+        return sum(tokens * course.share for tokens, course in list(self._under_way.values()))
 
     async def vectors(self, texts: Sequence[Tokens]) -> Matrix:
         """Unit vectors float32 [n, d] of texts, in their order.
@@ -62,7 +67,7 @@ class WholeLane:
         Raises EngineError where the mean of token vectors is not what the model's vectors are.
         """
         if self._agrees is None:
-            self._agrees = asyncio.ensure_future(asyncio.to_thread(self._texts.spans_agree, self._closing))
+            self._agrees = asyncio.ensure_future(asyncio.to_thread(self._texts.spans_agree, self._agreeing))
         if not await asyncio.shield(self._agrees):
             raise EngineError(
                 "this model's vectors are not the mean of its tokens': late chunking needs one that is so"
@@ -72,11 +77,12 @@ class WholeLane:
 
     def close(self) -> bool:
         """Take no more work; whether nothing was being computed any more."""
-        self._closing.set()
+        for _, course in [(0, self._agreeing), *self._under_way.values()]:
+            course.unwanted = True
         self._threads.shutdown(wait=not self._waiting, cancel_futures=True)
         return not self._waiting
 
-    async def _all(self, work: Sequence[tuple[Tokens, Callable[[threading.Event], Matrix]]]) -> Matrix:
+    async def _all(self, work: Sequence[tuple[Tokens, Callable[[Course], Matrix]]]) -> Matrix:
         tokens = sum(len(text) for text, _ in work)
         if self._waiting and self._waiting + tokens > self._max_waiting:
             raise QueueFull(f"{self._waiting} tokens are waiting already; try again later")
@@ -90,37 +96,39 @@ class WholeLane:
             self._waiting -= tokens
         return np.concatenate([task.result() for task in found])
 
-    async def _one(self, text: Tokens, compute: Callable[[threading.Event], Matrix], index: int) -> Matrix:
+    async def _one(self, text: Tokens, compute: Callable[[Course], Matrix], index: int) -> Matrix:
         if len(text) <= self._usual:
             return await self._computed(text, compute, index)
         async with self._alone:
             return await self._computed(text, compute, index)
 
-    async def _computed(self, text: Tokens, compute: Callable[[threading.Event], Matrix], index: int) -> Matrix:
-        gone = threading.Event()
+    async def _computed(self, text: Tokens, compute: Callable[[Course], Matrix], index: int) -> Matrix:
+        course = Course()
 
         def timed() -> tuple[Matrix, float]:
             began = time.monotonic()
-            return compute(gone), time.monotonic() - began
+            return compute(course), time.monotonic() - began
 
+        self._under_way[id(course)] = (len(text), course)
         try:
             vectors, seconds = await asyncio.get_running_loop().run_in_executor(self._threads, timed)
         except (EngineError, ValueError, MemoryError) as error:
             raise InputFailed(index, str(error)) from error
         finally:
-            gone.set()
+            course.unwanted = True
+            del self._under_way[id(course)]
         self._done = self._done.plus(ContextStats(batches=1, sequences=1, tokens=len(text), computing=seconds))
         if not vectors.any(axis=1).all():
             raise InputFailed(index, "a vector of it is not finite")
         return vectors
 
 
-def _vector(texts: WholeTexts, text: Tokens) -> Callable[[threading.Event], Matrix]:
-    return lambda gone: texts.vector(text, gone)
+def _vector(texts: WholeTexts, text: Tokens) -> Callable[[Course], Matrix]:
+    return lambda course: texts.vector(text, course)
 
 
-def _spans(texts: WholeTexts, text: Tokens, inside: Spans) -> Callable[[threading.Event], Matrix]:
-    return lambda gone: texts.spans(text, inside, gone)
+def _spans(texts: WholeTexts, text: Tokens, inside: Spans) -> Callable[[Course], Matrix]:
+    return lambda course: texts.spans(text, inside, course)
 
 
 def _first(group: BaseExceptionGroup[InputFailed]) -> InputFailed:

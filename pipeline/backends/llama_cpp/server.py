@@ -113,7 +113,8 @@ def make_app(service: Service, lifespan: Callable[[Starlette], AbstractAsyncCont
         authorise(request, service.api_key)
         counted = service.dispatcher.stats()
         if service.whole is not None:
-            counted = replace(counted, whole=service.whole.stats())
+            whole = service.whole
+            counted = replace(counted, whole=whole.stats(), partial=counted.partial + whole.partial)
         return JSONResponse(counted.as_json())
 
     async def health(_: Request) -> Response:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.backends.llama_cpp.engine import BatchArrays, Engine, compute_function, native, open_context
-from pipeline.backends.serving.sequences import EngineError, Tokens
+from pipeline.backends.llama_cpp.engine import BatchArrays, Engine, compute_function, follow, native, open_context
+from pipeline.backends.serving.sequences import Course, EngineError, Tokens
 from pipeline.core.stretches import LONGEST, USUAL
 from pipeline.core.vectors import Matrix, normalise
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterator, Sequence
 
 PIECE = 1024
@@ -45,28 +44,28 @@ class WholeTexts:
         self._engine = engine
         self._piece = piece
 
-    def vector(self, tokens: Tokens, gone: threading.Event) -> Matrix:
+    def vector(self, tokens: Tokens, course: Course) -> Matrix:
         """The unit vector float32 [1, d] of a text, pooled as the model's vectors are; one that is not finite is zero.
 
-        Raises EngineError where the library fails, or `gone` was set meanwhile.
+        `course` is told how far it has come. Raises EngineError where the library fails, or nobody wants it any more.
         """
         engine = self._engine
         # What a decoder's tokens are pooled to is computed batch by batch, and only the last one's end is the text's.
         if engine.causal and engine.pooling != native.LLAMA_POOLING_TYPE_LAST:
             first_only = engine.pooling == native.LLAMA_POOLING_TYPE_CLS
-            return self.spans(tokens, [(0, 1 if first_only else len(tokens))], gone)
-        with self._computing(tokens, engine.pooling, gone) as computing:
+            return self.spans(tokens, [(0, 1 if first_only else len(tokens))], course)
+        with self._computing(tokens, engine.pooling, course) as computing:
             for _ in computing.pieces():
                 pass
             return _unit(computing.pooled()[np.newaxis])
 
-    def spans(self, tokens: Tokens, spans: Sequence[tuple[int, int]], gone: threading.Event) -> Matrix:
+    def spans(self, tokens: Tokens, spans: Sequence[tuple[int, int]], course: Course) -> Matrix:
         """The unit vectors float32 [n, d] of the means of the tokens in each span; one that is not finite is zero.
 
         Raises as `vector`.
         """
         sums = np.zeros((len(spans), self._engine.dimension), np.float64)
-        with self._computing(tokens, native.LLAMA_POOLING_TYPE_NONE, gone) as computing:
+        with self._computing(tokens, native.LLAMA_POOLING_TYPE_NONE, course) as computing:
             for first, size in computing.pieces():
                 vectors = computing.token_vectors(size)
                 for total, (start, end) in zip(sums, spans, strict=True):
@@ -74,18 +73,18 @@ class WholeTexts:
                     total += inside.sum(axis=0, dtype=np.float64)
         return _unit(sums)
 
-    def spans_agree(self, gone: threading.Event) -> bool:
+    def spans_agree(self, course: Course) -> bool:
         """Whether the mean of token vectors is what this model's vectors are: a text is computed both ways."""
         engine = self._engine
         if engine.causal:
             return bool(engine.pooling == native.LLAMA_POOLING_TYPE_MEAN)
         tokens = np.arange(min(24, engine.plan.max_tokens), dtype=np.int32) % engine.vocabulary
-        pooled = self.vector(tokens, gone)
-        return float(pooled[0] @ self.spans(tokens, [(0, len(tokens))], gone)[0]) > SAME
+        pooled = self.vector(tokens, course)
+        return float(pooled[0] @ self.spans(tokens, [(0, len(tokens))], course)[0]) > SAME
 
-    def _computing(self, tokens: Tokens, pooling: int, gone: threading.Event) -> _Computing:
+    def _computing(self, tokens: Tokens, pooling: int, course: Course) -> _Computing:
         piece = min(len(tokens), self._piece) if self._engine.causal else len(tokens)
-        return _Computing(self._engine, tokens, piece, pooling, self._threads(len(tokens)), gone)
+        return _Computing(self._engine, tokens, piece, pooling, self._threads(len(tokens)), course)
 
     def _threads(self, length: int) -> int:
         """A stretch of usual length shares the cores with others beside it; a longer one is alone and has them all."""
@@ -96,12 +95,10 @@ class WholeTexts:
 class _Computing:
     """One native context over one text, with the pieces that it is computed in."""
 
-    def __init__(
-        self, engine: Engine, tokens: Tokens, piece: int, pooling: int, threads: int, gone: threading.Event
-    ) -> None:
+    def __init__(self, engine: Engine, tokens: Tokens, piece: int, pooling: int, threads: int, course: Course) -> None:
         self._tokens = tokens
         self._dimension = engine.dimension
-        self._gone = gone
+        self._course = course
         self._piece = piece
         plan = dataclasses.replace(engine.plan, n_ubatch=self._piece, n_seq_max=1, threads=threads)
         self._context = open_context(engine.model, plan, engine.options, pooling, capacity=len(tokens))
@@ -109,9 +106,13 @@ class _Computing:
             raise EngineError(f"llama.cpp cannot make a context of {len(tokens)} tokens: too little memory?")
         self._compute = compute_function(engine.model, native.llama_get_memory(self._context))
         self._arrays = BatchArrays(self._piece, 1)
-        # Kept here: the library holds a bare pointer.
-        self._abort = native.ggml_abort_callback(lambda _: gone.is_set())
-        native.llama_set_abort_callback(self._context, self._abort, None)
+        pieces = -(-len(tokens) // piece)
+        course.all_steps = engine.contexts[0].all_steps * pieces
+        self._followed = follow(self._context, self._step)
+
+    def _step(self) -> bool:
+        self._course.steps += 1
+        return self._course.unwanted
 
     def __enter__(self) -> _Computing:
         return self
@@ -124,7 +125,7 @@ class _Computing:
         for first in range(0, len(self._tokens), self._piece):
             part = self._tokens[first : first + self._piece]
             status = int(self._compute(self._context, self._arrays.fill([part], first)))
-            if self._gone.is_set():
+            if self._course.unwanted:
                 raise EngineError("nobody waits for this text any more")
             if status != 0:
                 raise EngineError(f"llama.cpp could not compute a text of {len(self._tokens)} tokens (status {status})")

@@ -6,6 +6,7 @@ prompts are none of its business, and code that comes with a model is never run.
 
 from __future__ import annotations
 
+import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from pipeline.backends.directory import read_directory
-from pipeline.backends.serving.sequences import EngineError, Tokens
+from pipeline.backends.serving.sequences import Course, EngineError, Tokens
 from pipeline.backends.serving.tuned import usable_cores
 from pipeline.backends.tokenizer import DirectoryTokenizer
 from pipeline.backends.torch_engine import attention
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _POOLING_MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
+
+_followed: Any = threading.local()
+"""`course`: that of the batch which this thread computes. The contexts share one model, and so its hooks."""
 
 AttentionInterface.register(attention.NAME, attention.attend)
 AttentionMaskInterface.register(attention.NAME, attention.make_mask)
@@ -69,21 +73,26 @@ class Context:
         self._vocabulary = vocabulary
         self._device = model.device
         self._padding = _padding_token(model)
+        self._all_steps = 0
 
-    def embed(self, sequences: Sequence[Tokens]) -> tuple[Matrix, npt.NDArray[np.bool_]]:
+    def embed(self, sequences: Sequence[Tokens], course: Course | None = None) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """Unit vectors float32 [n, d] of `sequences`, and bool [n]: which of them are finite.
 
-        Each at most `plan.max_tokens`. Raises ValueError where one is longer or holds ids outside the
-        vocabulary, EngineError where torch fails (too little memory).
+        Each at most `plan.max_tokens`. `course` is told how far they have come. Raises ValueError where one is longer
+        or holds ids outside the vocabulary, EngineError where torch fails (too little memory) or nobody wants
+        them any more.
         """
         self._check(sequences)
         ids, mask = pad(sequences, self._padding)
+        _followed.course = course = course or Course()
+        course.all_steps = self._all_steps
         try:
             with torch.inference_mode():
                 features = {"input_ids": self._moved(ids), "attention_mask": self._moved(mask)}
                 found = self._model(features)["sentence_embedding"].float().cpu().numpy()
         except RuntimeError as error:
             raise EngineError(f"torch could not compute a batch of {ids.shape[0]} x {ids.shape[1]}: {error}") from error
+        self._all_steps = course.steps
         finite: npt.NDArray[np.bool_] = np.isfinite(found).min(axis=1)
         vectors = np.where(finite[:, None], found, np.float32(0.0))
         return normalise(vectors), finite
@@ -149,7 +158,17 @@ def _load(options: TorchOptions, plan: TorchPlan, *, on_gpu: bool) -> SentenceTr
     # `dtype` was for the transformer alone, which keeps its tables of rotations in float32: not so the layers after it.
     for module in list(model)[1:]:
         module.to(dtype=getattr(torch, plan.precision))
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(_step)
     return model.eval()
+
+
+def _step(*_: object) -> None:
+    course: Course = _followed.course
+    course.steps += 1
+    if course.unwanted:
+        raise EngineError("nobody waits for this batch any more")
 
 
 def _set_pooling(model: SentenceTransformer, options: TorchOptions) -> None:

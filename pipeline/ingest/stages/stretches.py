@@ -62,6 +62,8 @@ class StretchEmbedder:
         vectors: list[tuple[PendingChunk, bytes]] = []
         failures: list[tuple[PendingChunk, str]] = []
         own: list[Own] = []
+        postponed: list[tuple[int, str]] = []
+        later: set[int] = set()
         tried = [stretch for stretch in batch if len(stretch.spans) or len(stretch.tokens) <= self._longest]
         if tried:
             found = await self._embedder.embed_stretches(tried)
@@ -77,7 +79,9 @@ class StretchEmbedder:
                         vectors.append((PendingChunk(chunk_id, stretch.content_id, tokens), to_blob(vector)))
             for stretch, reason in found.failures:
                 await self._by_itself(stretch, reason, vectors, failures)
-        return Answer(vectors, failures, batch, own)
+            postponed = [(stretch.content_id, reason) for stretch, reason in found.postponed]
+            later = {stretch.id for stretch, _ in found.postponed}
+        return Answer(vectors, failures, [one for one in batch if one.id not in later], own, postponed)
 
     async def _by_itself(
         self,
