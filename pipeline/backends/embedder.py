@@ -83,6 +83,7 @@ class ServerEmbedder:
     theirs: somebody else runs the server, and we can only ask it.
     restart_seconds: how long `ensure_ready` waits for a server that died to be brought back.
     gzip_above: bodies of more bytes are compressed; None for none, as on loopback it costs more than it saves.
+    backoff: seconds before a request is sent again whose connection broke; doubled for each further one.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class ServerEmbedder:
         theirs: bool = False,
         restart_seconds: float = RESTART_SECONDS,
         gzip_above: int | None = None,
+        backoff: float = 1.0,
     ) -> None:
         self._server = server
+        self._backoff = backoff
         self.theirs = theirs
         self._gzip_above = gzip_above
         self._timeouts = timeouts
@@ -275,6 +278,7 @@ class ServerEmbedder:
                 model=server.model_name,
                 timeouts=Timeouts(self._timeouts.connect, most, most) if patient else self._timeouts,
                 gzip_above=self._gzip_above,
+                backoff=self._backoff,
                 may_retry=lambda: server.alive,
                 trust_env=False,
                 timed=timed,

@@ -142,6 +142,7 @@ class CarefulEmbedder:
     texts: reads the texts of chunks, for a server that takes no token ids; None has it given token ids only.
     dimension: of the model's vectors; None is not checked.
     patience: seconds that a server may refuse everything for the moment before `embed` gives up.
+    first_pause: seconds before the second try at a server that cannot answer for the moment; later ones double.
     on_wait: told why everything waits, and an empty text when it goes on.
     """
 
@@ -152,12 +153,14 @@ class CarefulEmbedder:
         texts: Callable[[Sequence[PendingChunk]], Awaitable[Sequence[str]]] | None = None,
         dimension: int | None = None,
         patience: float = 120.0,
+        first_pause: float = 1.0,
         on_wait: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._embedder = embedder
         self._texts = texts
         self._dimension = dimension
         self._patience = patience
+        self._first_pause = first_pause
         self._on_wait = on_wait
         self._takes: Literal["unknown", "tokens", "text"] = "unknown"
         self._suspects = 0
@@ -316,7 +319,7 @@ class CarefulEmbedder:
     async def _pause(self, error: BackendError) -> None:
         """Wait before the server is asked again. Raises BackendBusy where it has answered nothing for too long."""
         asked = error.retry_after if isinstance(error, BackendBusy) else None
-        seconds = max(asked or 0.0, min(2.0**self._refusals, LONGEST_PAUSE))
+        seconds = max(asked or 0.0, min(self._first_pause * 2.0 ** min(self._refusals, 20), LONGEST_PAUSE))
         refused_for = asyncio.get_running_loop().time() - self._answered_at
         if seconds > LONGEST_ASKED:
             raise BackendBusy(

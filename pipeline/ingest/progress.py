@@ -18,6 +18,9 @@ WINDOW_SECONDS = 30.0
 SETTLING_SECONDS = 20.0
 """In about so long the estimate of the time that is left follows a change of what it is made from."""
 
+FIRST_ESTIMATE = 5.0
+"""Seconds of embedding before an estimate is made."""
+
 
 class Failure(NamedTuple):
     """A document that gave nothing to search. state: as in the database. reason: for a person."""
@@ -82,6 +85,7 @@ class Progress:
     unsettled: list[str] = field(default_factory=list)
     waiting: str = ""
     _marks: deque[tuple[float, float]] = field(default_factory=deque)
+    _embedding_since: float | None = None
     _left: float | None = None
     _left_at: float = 0.0
 
@@ -124,7 +128,9 @@ class Progress:
         self._mark(now)
 
     def tick(self, now: float, chunks_under_way: float) -> None:
-        """A second went by. chunks_under_way: as the field of that name; what was shown once is not taken back."""
+        """A second of embedding went by. chunks_under_way: as the field; what was shown once is not taken back."""
+        if self._embedding_since is None:
+            self._embedding_since = now
         seen = max((done for _, done in self._marks), default=0.0)
         self.chunks_under_way = max(chunks_under_way, seen - self.chunks_done)
         self._mark(now)
@@ -136,8 +142,12 @@ class Progress:
             self._marks.popleft()
 
     def rate(self, now: float) -> float:
-        """Chunks a second over the last half minute, or since the start where that is less; 0.0 before the first."""
-        since, before = max(self.started_monotonic, now - WINDOW_SECONDS), 0.0
+        """Chunks a second over the last half minute, or since the start where that is less; 0.0 before the first.
+
+        The start is that of the embedding, where it is known: the load of a model is no slow chunk.
+        """
+        began = self.started_monotonic if self._embedding_since is None else self._embedding_since
+        since, before = max(began, now - WINDOW_SECONDS), 0.0
         for moment, done in self._marks:
             if moment > since:
                 break
@@ -151,16 +161,17 @@ class Progress:
         jump with what it is made from: it follows within some seconds.
         """
         if self._left is None:
-            return self._seconds_left(now)
+            return None if self._embedding_since is not None else self._seconds_left(now)
         return max(0.0, self._left - (now - self._left_at))
 
     def _estimate(self, now: float) -> None:
-        found = self._seconds_left(now)
-        if found is None:
+        found, known_for = self._seconds_left(now), now - (self._embedding_since or now)
+        if found is None or known_for < FIRST_ESTIMATE:
             return
         if self._left is not None:
             before = self._left - (now - self._left_at)
-            found = before + (found - before) * (1 - math.exp((self._left_at - now) / SETTLING_SECONDS))
+            settling = min(SETTLING_SECONDS, known_for / 2)
+            found = before + (found - before) * (1 - math.exp((self._left_at - now) / settling))
         self._left, self._left_at = found, now
 
     def _seconds_left(self, now: float) -> float | None:

@@ -49,7 +49,7 @@ async def scripted(*acts: Act) -> AsyncIterator[Scripted]:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
                 headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:])}
-                request = Received(headers, await reader.readexactly(int(headers["content-length"])))
+                request = Received(headers, await reader.readexactly(int(headers.get("content-length", 0))))
                 seen.received.append(request)
                 await acts[min(len(seen.received), len(acts)) - 1](request, writer)
                 if writer.is_closing():
@@ -68,9 +68,9 @@ async def scripted(*acts: Act) -> AsyncIterator[Scripted]:
         await server.wait_closed()
 
 
-async def send(writer: asyncio.StreamWriter, body: object, status: int = 200) -> None:
+async def send(writer: asyncio.StreamWriter, body: object, status: int = 200, headers: str = "") -> None:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    writer.write(f"HTTP/1.1 {status} Status\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+    writer.write(f"HTTP/1.1 {status} Status\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     await writer.drain()
 
 

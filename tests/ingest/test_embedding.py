@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from numpy.typing import NDArray
 
+from pipeline.backends.client import Timeouts
 from pipeline.backends.embedding import EmbeddingBackend
 from pipeline.backends.models import resolve
 from pipeline.backends.options import EmbeddingOptions
@@ -20,7 +22,7 @@ from pipeline.ingest.embedding import Batch, CarefulEmbedder
 from pipeline.store.queue import PendingChunk
 from pipeline.store.stretches import PendingStretch
 from tests.conftest import DEFAULT_MODEL
-from tests.ingest.crashing_server import DEADLY, NOT_FINITE, ONCE, ONCE_VARIABLE
+from tests.ingest.crashing_server import DEADLY, NOT_FINITE, ONCE, ONCE_VARIABLE, SLOW, STUCK
 
 CRASHING = (sys.executable, "-m", "tests.ingest.crashing_server")
 
@@ -60,6 +62,51 @@ async def test_the_one_bad_chunk_is_found_and_the_rest_goes_on(
 async def test_a_death_that_does_not_come_again_costs_nothing(backend: EmbeddingBackend) -> None:
     batch = await CarefulEmbedder(backend).embed(chunks(6, {2: ONCE}))
     assert ordinals(batch) == ([0, 1, 2, 3, 4, 5], [])
+
+
+@pytest.fixture
+async def impatient(tmp_path: Path) -> AsyncIterator[EmbeddingBackend]:
+    """The same server, given up when it computes nothing for a second and a half."""
+    options = EmbeddingOptions(str(DEFAULT_MODEL), contexts=1)
+    model = resolve(str(DEFAULT_MODEL), tmp_path)
+    backend = EmbeddingBackend(options, model, tmp_path, command=CRASHING, timeouts=Timeouts(read=1.5))
+    yield backend
+    await backend.stop()
+
+
+async def test_a_slow_server_is_waited_for_as_long_as_it_computes(impatient: EmbeddingBackend) -> None:
+    await impatient.start()
+    pid, before = impatient.info.pid, impatient.computed
+    asking = asyncio.create_task(CarefulEmbedder(impatient).embed(chunks(3, {1: SLOW})))
+    seen = []
+    while not asking.done():
+        await asyncio.sleep(0.2)
+        seen.append(impatient.computed)
+    batch = await asking
+    assert ordinals(batch) == ([0, 1, 2], [])
+    assert impatient.info.pid == pid
+    assert len({computed for computed in seen if computed > before}) >= 3, "the count moves while a batch is computed"
+
+
+async def test_a_server_that_computes_nothing_is_ended_and_it_is_said_who_ended_it(
+    impatient: EmbeddingBackend, tmp_path: Path
+) -> None:
+    await impatient.start()
+    pid = impatient.info.pid
+    careful = CarefulEmbedder(impatient)
+    beside = asyncio.create_task(impatient.embed([[101, STUCK, 102]]))
+    with structlog.testing.capture_logs() as logs:
+        batch = await careful.embed(chunks(2, {1: STUCK}))
+    good, bad = ordinals(batch)
+    assert (good, bad) == ([0], [1])
+    assert batch.failures[0][1] == "the embedding server computed nothing for 1.5 s"
+    assert impatient.info.pid != pid
+    errors = [str(entry.get("error")) for entry in logs if entry["event"].startswith("a batch failed")]
+    assert errors == ["the embedding server computed nothing for 1.5 s"]
+    with pytest.raises((BackendDied, BackendTimeout)) as told:
+        await beside
+    assert "the embedding server computed nothing for 1.5 s" in str(told.value)
+    assert "SIGKILL" not in str(told.value)
 
 
 async def test_batches_in_flight_beside_a_bad_one_are_not_lost(backend: EmbeddingBackend) -> None:
