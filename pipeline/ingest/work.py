@@ -64,6 +64,7 @@ class Limits:
     requests_in_flight: requests sent before the first is answered, and answers that wait to be stored.
     queued_chunks: chunks that wait for a vector before reading pauses: what was read longest ago only grows stale.
     patience: seconds that a model server may refuse everything for the moment before the run ends.
+    first_pause: seconds before it is asked again for the first time; each further pause is twice as long.
     stop_seconds: how long requests under way may still take after a stop. What is not answered by then stays queued.
     """
 
@@ -74,6 +75,7 @@ class Limits:
     look_ahead_tokens: int = 262_144
     request_tokens: int = 16_384
     patience: float = 120.0
+    first_pause: float = 1.0
     stop_seconds: float = 5.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from benchmarks.corpus import write_corpus
-from pipeline.core.errors import BackendRefused, BackendStartFailed
+from pipeline.core.errors import BackendBusy, BackendRefused, BackendStartFailed
 from pipeline.ingest.flow import ingest
 from pipeline.ingest.pool import ExtractionPool
 from pipeline.ingest.progress import Progress
@@ -24,7 +25,7 @@ from pipeline.store.database import Database
 from pipeline.store.models import Target
 from pipeline.store.runs import Process
 from pipeline.store.scopes import Scope
-from pipeline.store.tables import ContentEmbeddingRow, PendingStretchRow
+from pipeline.store.tables import ContentEmbeddingRow, ContentRow, PendingChunkRow, PendingStretchRow
 from tests.conftest import DEFAULT_MODEL
 from tests.extract.sample_documents import docx, p
 
@@ -203,6 +204,53 @@ async def test_what_was_computed_is_stored_though_the_server_does_not_come_back(
     with pytest.RaisesGroup(BackendStartFailed, flatten_subgroups=True):
         await ingest(make_work(store, pool, DiesSoon(), tmp_path / "docs", "run", limits))
     assert (await store.read(overview.count_chunks))["embedded"] == 1
+
+
+class Picky(Instant):
+    """Somebody else's server that cannot answer for one document for the moment, and says so."""
+
+    theirs = True
+
+    def __init__(self, refused: Sequence[int]) -> None:
+        super().__init__()
+        self.refused = list(refused)
+
+    async def embed(self, inputs: Sequence[Sequence[int]] | Sequence[str]) -> NDArray[np.float32]:
+        if any(list(tokens) == self.refused for tokens in inputs):
+            raise BackendBusy("HTTP 500: out of memory")
+        return await super().embed(inputs)
+
+
+async def test_what_a_server_cannot_answer_for_the_moment_is_left_to_a_later_run(
+    store: Database, pool: ExtractionPool, tmp_path: Path
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("one", "two", "three"):
+        (docs / f"{name}.docx").write_bytes(docx(p(f"The {name} document.")))
+    first = make_work(store, pool, Instant(loads_for_ever=True), docs, "reads", Limits())
+    first.embedder = None
+    await ingest(first)
+    with store.begin() as session:
+        runs.finish_run(session, "reads", "complete", None, utc_now())
+    tokens = await store.read(
+        lambda session: [list(np.frombuffer(row.tokens, "<i4")) for row in session.scalars(sa.select(PendingChunkRow))]
+    )
+    work = make_work(store, pool, Picky(tokens[1]), docs, "run", Limits(first_pause=0.01))
+    await ingest(work)
+    counts = await store.read(overview.count_documents)
+    assert (counts["embedded"], counts["failed"], counts["extracted"]) == (2, 0, 1)
+    (failure,) = work.progress.failures
+    assert failure.reason == "HTTP 500: out of memory; a later run tries it again"
+    with store.begin() as session:
+        runs.finish_run(session, "run", "complete", None, utc_now())
+        assert not queue.any_extracted(session, None, work.target, utc_now())
+        later = utc_now() + dt.timedelta(minutes=1)
+        assert queue.any_extracted(session, None, work.target, later)
+        session.execute(sa.update(ContentRow).values(retry_at=None))
+    again = make_work(store, pool, Instant(), docs, "again", Limits())
+    await ingest(again)
+    assert (await store.read(overview.count_documents))["embedded"] == 3
 
 
 async def test_a_file_that_is_away_is_not_counted_against(

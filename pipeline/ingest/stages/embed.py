@@ -72,6 +72,7 @@ class _Sender:
             texts=self._texts,
             dimension=work.dimension,
             patience=work.limits.patience,
+            first_pause=work.limits.first_pause,
             on_wait=self._waits,
         )
         self._stretches = StretchEmbedder(work, self._embedder, server.longest)
