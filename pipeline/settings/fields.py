@@ -147,9 +147,16 @@ class EmbeddingSettings(_Section):
     )
     connect_timeout: Seconds = Field(default=10.0, description="Seconds to connect to the model server.")
     read_timeout: Seconds = Field(
-        default=60.0, description="Seconds without an answer before a request is tried again."
+        default=60.0,
+        description="Seconds in which the model server computes nothing, after which it counts as hung and is started "
+        "anew. It may take any time while it computes. Of a server that tells no progress (`remote`): seconds without "
+        "an answer.",
     )
-    total_timeout: Seconds = Field(default=120.0, description="Seconds for one request in all, retries included.")
+    total_timeout: Seconds = Field(
+        default=120.0,
+        description="Seconds that a server which cannot answer for the moment (429, 5xx, no connection) is asked again "
+        "before a run ends. Of a server that tells no progress: seconds for one request as well, retries included.",
+    )
     gzip: bool = Field(
         default=False,
         description="Compress large request bodies; pays only where the model server is on another machine.",
@@ -305,16 +312,19 @@ class RunSettings(_Section):
         default=262_144, ge=1, description="Tokens read ahead, about: fewer chunks where these are long."
     )
     request_chunks: Whole = Field(
-        default=64, ge=1, le=2048, description="Chunks in one request: the most that a crash repeats, each."
+        default=64,
+        ge=1,
+        le=2048,
+        description="Chunks in one request, at most: how many are sent follows the speed of the model server.",
     )
     request_tokens: Whole = Field(
-        default=16_384, ge=1, description="Tokens in one request; a chunk that is longer goes by itself."
+        default=16_384, ge=1, description="Tokens in one request, at most; a chunk that is longer goes by itself."
     )
     requests_in_flight: Whole = Field(
         default=3,
         ge=1,
         le=256,
-        description="Requests at the model server at the same time; as many answers may wait to be stored.",
+        description="Requests at the model server at the same time, at most; as many answers may wait to be stored.",
     )
     order: Literal["newest", "oldest"] = Field(
         default="newest", description="Which documents go first: those changed last (`newest`), or longest ago."
