@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.core.errors import SettingsError
+from pipeline.runner.target import unaliased
 from pipeline.settings import LoadedSettings, Settings, known_settings, load
 
 
@@ -119,6 +120,20 @@ class TestPaths:
         assert loaded(tmp_path, options=named).settings.embedding.model == str(tmp_path / "m.gguf")
         missing = loaded(tmp_path, NIGHTSHIFT_GENERATION_MODEL="no.gguf").settings.generation.model
         assert missing == str(tmp_path / "no.gguf")
+
+    def test_the_name_of_a_model_is_no_path(self, tmp_path: Path) -> None:
+        named = loaded(tmp_path, NIGHTSHIFT_EMBEDDING_MODEL="MiniLM L6 H384 Uncased").settings.embedding.model
+        assert named == "MiniLM L6 H384 Uncased"
+
+    def test_an_alias_means_the_model_that_is_set(self, tmp_path: Path) -> None:
+        set_up = {"NIGHTSHIFT_EMBEDDING_MODEL": "hf:a/b/c", "NIGHTSHIFT_EMBEDDING_ALIAS": "mine, text-embedding-3"}
+        for name in ("mine", "text-embedding-3"):
+            found = loaded(tmp_path, options={"embedding.model": name}, **set_up)
+            assert found.settings.embedding.model == "hf:a/b/c"
+            assert unaliased(found.settings, name) == "hf:a/b/c"
+        assert loaded(tmp_path, options={"embedding.model": "other"}, **set_up).settings.embedding.model == "other"
+        assert unaliased(found.settings, "other") == "other"
+        assert unaliased(found.settings, None) is None
 
     def test_a_model_to_download_is_no_path(self, tmp_path: Path) -> None:
         assert loaded(tmp_path, NIGHTSHIFT_EMBEDDING_MODEL="hf:a/b/c").settings.embedding.model == "hf:a/b/c"

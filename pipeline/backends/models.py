@@ -1,14 +1,15 @@
 """From the name of a model to a file on disk and its fingerprint.
 
-A name is a GGUF path, a Hugging Face model directory, or on the hub `hf:OWNER/REPO[@REVISION]/FILE` or
-`hf:OWNER/REPO[@REVISION]` (a directory), which is downloaded once and then found without a network.
+A name is a GGUF path, a Hugging Face model directory, the name of a model that is here already, or on the hub
+`hf:OWNER/REPO[@REVISION]/FILE` or `hf:OWNER/REPO[@REVISION]` (a directory), which is downloaded once and then found
+without a network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
@@ -16,12 +17,16 @@ from typing import TYPE_CHECKING, Literal
 import httpx
 
 from pipeline.backends.gguf import read_header
-from pipeline.core.errors import ModelError
+from pipeline.core.errors import ModelError, UsageError
+from pipeline.core.naming import Names, find_named, matching, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 PROBE_SECONDS = 10.0
+
+SHIPPED = Path(__file__).parents[2] / "data" / "models"
+"""Where a checkout has the model that ships with it."""
 
 _HF_NAME = re.compile(
     r"hf:(?P<owner>[\w.-]+)/(?P<repo>[\w.-]+?)(?:@(?P<revision>[\w./-]+?))?/(?P<file>[^@]+)", re.ASCII
@@ -98,11 +103,46 @@ def resolve(
             return _directory(_downloaded_directory(parts, models_dir, endpoint), known, parts.repo)
         return _gguf(_downloaded(parts, models_dir, endpoint), known)
     path = Path(name).expanduser()
+    if not path.exists() and not path.is_absolute():
+        path = _named(name, models_dir, known or {})
     if path.is_dir():
         return _directory(path, known)
     if not path.exists():
         raise ModelError(f"there is no model at {path}; name a file that is there, or `hf:OWNER/REPO/FILE`")
     return _gguf(path, known)
+
+
+def _named(name: str, models_dir: Path, known: Mapping[tuple[str, int, int], str]) -> Path:
+    """The file or folder of the model that a name means, in the folders for models and among those used before.
+
+    Raises ModelError where it means none, or more than one.
+    """
+    places = [_models_in(models_dir), _models_in(SHIPPED), [Path(path) for path, _, _ in known if Path(path).exists()]]
+    for names in (_names_outside, _names_inside):  # a file's header is read only where names of files do not tell
+        for models in places:
+            if matching(name, models, names):
+                try:
+                    return find_named(name, models, names, str)
+                except UsageError as error:
+                    raise ModelError(str(error)) from error
+    there = ", ".join(dict.fromkeys(path.name for models in places for path in models)) or "none"
+    raise ModelError(f"{name}: no such file and no such model here; there are: {there}")
+
+
+def _models_in(folder: Path) -> list[Path]:
+    return sorted({*folder.rglob("*.gguf"), *(config.parent for config in folder.rglob("config.json"))})
+
+
+def _names_outside(path: Path) -> Names:
+    return names_of(str(path), path.name)
+
+
+def _names_inside(path: Path) -> Names:
+    name = path.name
+    if path.is_file():
+        with suppress(ModelError):
+            name = read_header(path).name or name
+    return names_of(str(path), name)
 
 
 def parse_hub_name(name: str) -> HubName:

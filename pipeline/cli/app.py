@@ -72,7 +72,9 @@ NameOption = Annotated[
     str | None,
     typer.Option("--name", metavar="PART", help="Only those with PART in their name; case counts for nothing."),
 ]
-MODEL_HELP = "Its name, its file's name, or the start of its fingerprint."
+MODEL_HELP = (
+    "Its name, an alias, its file's name with or without the ending, its hf: name, or the start of its fingerprint."
+)
 LimitOption = Annotated[int | None, typer.Option("-n", "--limit", metavar="N", min=1, help="At most so many.")]
 
 _LIKE_A_QUESTION = re.compile(r"-(?!-|k\d*$|h$).")
@@ -155,7 +157,11 @@ def run_now(
     database: DatabaseOption = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="MODEL", help="The embedding model: a GGUF file or hf:OWNER/REPO/FILE."),
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="The embedding model: a GGUF file, hf:OWNER/REPO/FILE, or the name of one that is here.",
+        ),
     ] = None,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")] = False,

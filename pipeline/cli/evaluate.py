@@ -23,6 +23,7 @@ from pipeline.core.redaction import redacted
 from pipeline.runner.evaluation import Answered, Evaluation, Scores, Side, evaluate
 from pipeline.runner.mirroring import beside
 from pipeline.runner.question import embed_questions
+from pipeline.runner.target import unaliased
 from pipeline.store.inventory import short_fingerprint
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ def eval_command(
         rankings = _rankings(by)
         questions = _read(queries)
         loaded, store = opened.enter_context(open_store(database))
-        sides = [Side(store, model)]
+        sides = [Side(store, unaliased(loaded.settings, model))]
         if against is not None or against_database is not None:
             other = opened.enter_context(open_store(against_database))[1] if against_database else store
-            sides.append(Side(other, against))
+            sides.append(Side(other, unaliased(loaded.settings, against)))
 
         async def embed(of: Any, texts: Sequence[str]) -> Any:
             return await embed_questions(loaded.settings, of, texts, on_gpu=gpu_is_ours(loaded.settings))

@@ -20,6 +20,7 @@ from pipeline.ingest.work import utc_now
 from pipeline.runner.alone import hold_alone
 from pipeline.runner.mending import Tell
 from pipeline.runner.ownership import own_host
+from pipeline.runner.target import unaliased
 from pipeline.store.database import Database
 from pipeline.store.exchange.export import export
 from pipeline.store.exchange.importing import Imported, import_export
@@ -35,7 +36,7 @@ def export_command(folder: str, model: str | None, database: str | None, *, as_j
         fingerprint = None
         if model is not None:
             with store.snapshot() as session:
-                fingerprint = find_model(list_inventory(session), model).fingerprint
+                fingerprint = find_model(list_inventory(session), unaliased(loaded.settings, model)).fingerprint
         with progress(quiet=as_json) as tell:
             done = export(
                 store,

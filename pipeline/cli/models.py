@@ -17,6 +17,8 @@ from pipeline.cli.status import died
 from pipeline.cli.view import printable
 from pipeline.cli.words import as_called, counted, moment, size
 from pipeline.core.errors import RunInProgress, UsageError
+from pipeline.core.naming import matching, names_of
+from pipeline.runner.target import unaliased
 from pipeline.settings import Settings
 from pipeline.store import pruning, runs
 from pipeline.store.database import Database
@@ -43,7 +45,7 @@ def list_command(database: str | None, *, as_json: bool) -> None:
 def use_command(name: str, database: str | None, *, anyway: bool, as_json: bool) -> None:
     """Move search to a model. JSON: `model`, `moved` (false: it was there), `missing`: documents that it lacks."""
     with errors_explained(as_json=as_json), open_store(database) as (loaded, store), store.begin() as session:
-        used = use_model(session, name, anyway=anyway)
+        used = use_model(session, unaliased(loaded.settings, name), anyway=anyway)
         before, model = used.before, used.model
         settings = loaded.settings
     if as_json:
@@ -64,8 +66,8 @@ def use_command(name: str, database: str | None, *, anyway: bool, as_json: bool)
 
 def prune_command(name: str | None, database: str | None, *, yes: bool, as_json: bool) -> None:
     """Delete what models made that search does not use. JSON: `pruned`, and `reclaimable` bytes (SQLite)."""
-    with errors_explained(as_json=as_json), open_store(database) as (_, store):
-        unwanted = _unwanted(store, name)
+    with errors_explained(as_json=as_json), open_store(database) as (loaded, store):
+        unwanted = _unwanted(store, unaliased(loaded.settings, name))
         if unwanted and not yes and not confirmed(_question(unwanted)):
             raise typer.Abort
         pruned = [(model, _prune(store, model)) for model in unwanted]
@@ -164,8 +166,11 @@ def _standing(model: ModelInventory) -> str:
 
 def _is_set(settings: Settings, model: ModelInventory) -> bool:
     """Whether the settings name this model, as far as names tell."""
-    same_file = settings.embedding.model.rpartition("/")[2] == model.path.rpartition("/")[2]
-    return same_file and settings.embedding.pooling == _pooling(model)
+    named = settings.embedding.model
+    same_file = named.rpartition("/")[2] == model.path.rpartition("/")[2] or matching(
+        named, [model], lambda one: names_of(one.path, one.name)
+    )
+    return bool(same_file) and settings.embedding.pooling == _pooling(model)
 
 
 def _as_settings(settings: Settings, model: ModelInventory) -> str:

@@ -126,7 +126,7 @@ def _run(loaded: LoadedSettings, wanted: _Wanted, *, as_json: bool, quiet: bool)
 
 def _check_model(loaded: LoadedSettings) -> None:
     model = loaded.settings.embedding.model
-    if not model.startswith("hf:") and not Path(model).exists():
+    if Path(model).is_absolute() and not Path(model).exists():
         raise SettingsError("embedding.model", f"there is no model at {model}", loaded.place("embedding.model"))
 
 

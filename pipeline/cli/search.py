@@ -22,6 +22,7 @@ from pipeline.core.fusion import RRF_K, By
 from pipeline.ingest.names import stored_name
 from pipeline.runner.mirroring import beside
 from pipeline.runner.searching import Asked, answer, with_zones
+from pipeline.runner.target import unaliased
 from pipeline.settings import LoadedSettings
 from pipeline.store.database import Database
 
@@ -33,6 +34,7 @@ def search_command(asked: Asked, database: str | None, *, as_json: bool) -> None
     with errors_explained(as_json=as_json), open_store(database) as (loaded, store):
         asked = with_zones(asked, dt.datetime.now().astimezone())
         asked = dataclasses.replace(asked, source=[_absolute(source) for source in asked.source])
+        asked = dataclasses.replace(asked, model=unaliased(loaded.settings, asked.model))
         said = _answer(loaded, store, asked)
         nothing = not_there_yet(loaded) or "Nothing is in the index yet: `python -m pipeline run-now` fills it."
     if as_json:

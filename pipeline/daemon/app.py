@@ -328,7 +328,7 @@ def _slot_model(
 
 def generation_options(settings: Settings) -> GenerationOptions:
     """How the settings want the language model loaded."""
-    wanted = settings.generation.model_dump(exclude={"model", "backend", "url", "api_key"})
+    wanted = settings.generation.model_dump(exclude={"model", "alias", "backend", "url", "api_key"})
     return GenerationOptions(**wanted)
 
 

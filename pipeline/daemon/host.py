@@ -20,8 +20,8 @@ from pipeline.backends.gpus import build_of
 from pipeline.backends.served import Served
 from pipeline.backends.server import BackendState
 from pipeline.core.errors import BackendDied, SwitchUnderWay, UsageError
-from pipeline.core.fusion import By
 from pipeline.core.modes import Mode, Slot, slots_of
+from pipeline.core.naming import Names, names_of
 from pipeline.core.schedule import Hold, desired_mode, next_change, retry_after
 from pipeline.daemon.counters import EngineCounters
 from pipeline.daemon.documents import StoredDocuments
@@ -36,7 +36,7 @@ from pipeline.runner.looking import looking
 from pipeline.runner.places import look_at_paths
 from pipeline.runner.question import too_long_explained
 from pipeline.runner.questions import QuestionServer
-from pipeline.runner.target import aimed_at, identity
+from pipeline.runner.target import aimed_at, identity, unaliased
 from pipeline.scheduler.jobs import LoadedJobs
 from pipeline.scheduler.overview import overview as jobs_overview
 from pipeline.settings import LoadedSettings
@@ -90,7 +90,7 @@ class Host:
 
     def services(self) -> Services:
         """Everything, for the web."""
-        searching = Searching(self.store, self._embed_question, By(self.loaded.settings.search.by))
+        searching = Searching(self.store, self._embed_question, self.loaded.settings)
         return Services(
             version=pipeline.__version__,
             started_at=self.started_at,
@@ -268,6 +268,7 @@ class Host:
             cards.append(
                 shapes.ModelCard(
                     id=model.name,
+                    names=self._names(slot, model),
                     slot=slot,
                     status=status,  # type: ignore[arg-type]  # one of the names above
                     created=int(self.started_at.timestamp()),
@@ -275,6 +276,12 @@ class Host:
                 )
             )
         return cards
+
+    def _names(self, slot: Slot, model: SlotModel) -> Names:
+        settings = self.loaded.settings
+        wanted = settings.generation if slot is Slot.GENERATION else settings.embedding
+        names = [wanted.model] if wanted.model else []
+        return names_of(str(model.file.path) if model.file else "", model.name, [*wanted.alias, *names])
 
     def _config(self) -> list[shapes.Setting]:
         values, origins = self.loaded.settings.flatten(), self.loaded.origins
@@ -411,6 +418,7 @@ class Host:
         return [shapes.IndexModel.model_validate(model) for model in known]
 
     async def _use_model(self, name: str, anyway: bool) -> shapes.ModelUsed:
+        name = unaliased(self.loaded.settings, name)
         return shapes.ModelUsed.model_validate(await self.store.write(inventory.use_model, name, anyway=anyway))
 
     async def _embed_question(self, model: StoredModel, text: str) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pipeline.backends.client import Timeouts
 from pipeline.backends.directory import read_directory
@@ -44,6 +45,14 @@ class Checked:
 
     file: ModelFile
     dimension: int
+
+
+NameT = TypeVar("NameT", str, str | None)
+
+
+def unaliased(settings: Settings, name: NameT) -> NameT:
+    """The embedding model of the settings where a name is an alias of it; any other name as it is."""
+    return settings.embedding.model if name in settings.embedding.alias else name
 
 
 @contextmanager

@@ -52,6 +52,7 @@ _BACKEND = (
     "extra `torch`), `llama-server`, `vllm`, or `remote` (somebody else runs it); `auto` chooses by the host and the "
     "model."
 )
+_ALIAS = "More names by which the model may be called, as a list, besides its own and those of its file."
 _URL = "Where a `remote` server is, without `/v1`."
 _REMOTE_KEY = "The key that a `remote` server wants."
 
@@ -82,6 +83,7 @@ class EmbeddingSettings(_Section):
         "a Hugging Face model directory, with the extra `torch`; or `hf:OWNER/REPO/FILE` or `hf:OWNER/REPO`, "
         "downloaded once.",
     )
+    alias: Globs = Field(default=(), description=_ALIAS)
     backend: Backend = Field(default="auto", description=_BACKEND)
     url: str | None = Field(default=None, min_length=1, description=_URL)
     api_key: SecretStr | None = Field(default=None, min_length=1, description=_REMOTE_KEY)
@@ -171,6 +173,7 @@ class GenerationSettings(_Section):
         min_length=1,
         description="The language model: a GGUF file, a Hugging Face model folder, or an `hf:` name; not set: none.",
     )
+    alias: Globs = Field(default=(), description=_ALIAS)
     backend: Backend = Field(default="auto", description=_BACKEND)
     url: str | None = Field(default=None, min_length=1, description=_URL)
     api_key: SecretStr | None = Field(default=None, min_length=1, description=_REMOTE_KEY)

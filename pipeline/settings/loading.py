@@ -71,7 +71,8 @@ def load(
     """
     environ = os.environ if environ is None else environ
     cwd = (cwd or Path.cwd()).absolute()
-    given = from_file(environ, cwd) | from_environment(environ, cwd) | from_options(options or {}, cwd)
+    set_up = from_file(environ, cwd) | from_environment(environ, cwd)
+    given = set_up | from_options(_without_alias(options or {}, set_up), cwd)
 
     values = {key: Given(Settings.model_fields[key].default, DEFAULT, DEFAULT, cwd) for key in _DEFAULT_FOLDERS} | given
     data_dir = _absolute("data_dir", values["data_dir"])
@@ -81,6 +82,15 @@ def load(
     origins = {known.key: given[known.key].origin if known.key in given else DEFAULT for known in known_settings()}
     _check_folder(settings.data_dir, given["data_dir"].place if "data_dir" in given else DEFAULT)
     return LoadedSettings(settings, origins, {key: value.place for key, value in given.items()}, cwd)
+
+
+def _without_alias(options: Mapping[str, object], set_up: Mapping[str, Given]) -> Mapping[str, object]:
+    """The options without one that names the embedding model by an alias: that is the model which is set up."""
+    aliases = set_up.get("embedding.alias")
+    listed = aliases.value if aliases else ()
+    names = [name.strip() for name in listed.split(",")] if isinstance(listed, str) else listed
+    known = isinstance(names, list | tuple) and options.get("embedding.model") in names
+    return {key: value for key, value in options.items() if not (known and key == "embedding.model")}
 
 
 def _check_folder(path: Path, place: str) -> None:
@@ -110,12 +120,17 @@ def _absolute(key: str, given: Given) -> object:
 
 
 def _model(given: Given, folders: Sequence[Path]) -> object:
-    """A model's path where there is such a file, looked for from where it was named and then in the folders."""
+    """A model's path where there is such a file, looked for from where it was named and then in the folders.
+
+    What is neither there nor looks like a path stays as it is: it may be the name of a model.
+    """
     name = given.value
     if not isinstance(name, str | Path) or not str(name) or str(name).startswith("hf:"):
         return name
     places = [_from(folder, name) for folder in (given.base, *folders)]
-    return str(next((place for place in places if place.exists()), places[0]))
+    there = next((place for place in places if place.exists()), None)
+    looks_like_a_path = str(name).startswith(("/", ".", "~")) or str(name).endswith(".gguf")
+    return str(there or (places[0] if looks_like_a_path else name))
 
 
 def _database(url: str, base: Path) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from pipeline.core.errors import UsageError
+from pipeline.core.naming import Names, find_named, names_of
 from pipeline.store.models import StoredModel, choose, count_embedded, count_missing
 from pipeline.store.tables import ContentRow, DocumentRow, ModelRow
 
@@ -99,32 +99,26 @@ def list_inventory(session: Session) -> list[ModelInventory]:
 
 
 def find_model(models: Sequence[ModelInventory], wanted: str) -> ModelInventory:
-    """The model that `wanted` means: its name, its file, or the start of its fingerprint.
+    """The model that `wanted` means: one of its names (see `core.naming`), or the start of its fingerprint.
 
     A fingerprint may be given with the pooling before it (`cls:3f0a`) or without.
 
     Raises:
         UsageError: it means none of them, or more than one.
     """
-    ways: list[Callable[[ModelInventory], bool]] = [
-        lambda model: model.fingerprint == wanted,
-        lambda model: wanted in (model.path, PurePath(model.path).name),
-        lambda model: model.name == wanted,
-    ]
-    if len(wanted.rpartition(":")[2]) >= SHORTEST_PREFIX:
-        start = wanted.lower()
+    start = wanted.lower() if len(wanted.rpartition(":")[2]) >= SHORTEST_PREFIX else "-"
+
+    def names(model: ModelInventory) -> Names:
+        digest = model.fingerprint.rpartition(":")[2]
         # In this order: without a pooling it is the model with its own, where there are both.
-        ways += [
-            lambda model: model.fingerprint.startswith(start),
-            lambda model: model.fingerprint.rpartition(":")[2].startswith(start),
-        ]
-    found = next((matching for way in ways if (matching := [model for model in models if way(model)])), [])
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise UsageError(f"{wanted}: no such model here; `python -m pipeline models` lists them")
-    several = ", ".join(short_fingerprint(model) for model in found)
-    raise UsageError(f"{wanted}: more than one model; name it by the start of its fingerprint: {several}")
+        begins = [[wanted] if each.startswith(start) else [] for each in (model.fingerprint, digest)]
+        return [[model.fingerprint], *names_of(model.path, model.name), *begins]
+
+    return find_named(wanted, models, names, _described, ask="`python -m pipeline models` says more")
+
+
+def _described(model: ModelInventory) -> str:
+    return f"{PurePath(model.path).name} ({model.name}, fingerprint {short_fingerprint(model)})"
 
 
 def short_fingerprint(model: ModelInventory | StoredModel) -> str:

@@ -7,13 +7,13 @@ from typing import Any
 
 import httpx
 from fastapi import APIRouter
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pipeline.core.errors import AdmissionError, NotServing, WaitingFull
 from pipeline.core.modes import Slot
 from pipeline.web import shapes
 from pipeline.web.errors import Refusal
+from pipeline.web.management import card_named
 from pipeline.web.options import WebOptions
 from pipeline.web.relay import Relay, Way
 from pipeline.web.services import Services
@@ -90,10 +90,7 @@ def gateway_routes(services: Services, options: WebOptions, client: httpx.AsyncC
 
     @router.get("/models/{model:path}", summary="One of them", responses={404: {"model": shapes.ApiErrorBody}})
     async def model(model: str) -> shapes.ListedModel:
-        found = next((card for card in services.models() if card.id == model), None)
-        if found is None:
-            raise HTTPException(404, f"no model named {model} is configured")
-        return _listed(found, services)
+        return _listed(card_named(services.models(), model), services)
 
     return router
 

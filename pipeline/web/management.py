@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from pipeline.core.errors import UsageError
 from pipeline.core.modes import Mode, Slot
+from pipeline.core.naming import find_named
 from pipeline.web import shapes
 from pipeline.web.services import Services
 
@@ -44,13 +47,14 @@ def management_routes(services: Services) -> APIRouter:
         responses={404: _ERROR, 409: _ERROR, 503: _ERROR},
     )
     async def switch_backend(
-        model_name: Annotated[str | None, Query(description="Empty, or a configured model.")] = None,
+        model_name: Annotated[str | None, Query(description="Empty, or any name of a configured model.")] = None,
         model_type: Annotated[Literal["generation", "embedding"] | None, Query()] = None,
         body: shapes.SwitchBackendRequest | None = None,
     ) -> shapes.SwitchBackendDone:
         asked = body or shapes.SwitchBackendRequest()
-        slot = Slot(model_type or asked.model_type)
-        card = _card(services, slot, model_name or asked.model_name)
+        wanted = model_type or asked.model_type
+        card = _card(services, Slot(wanted) if wanted else None, model_name or asked.model_name)
+        slot = card.slot
         done = await services.switch(_MODES[slot], "request", None)
         return shapes.SwitchBackendDone(
             model_name=card.id, model_type=slot.value, server_mode=done.mode, seconds=round(done.seconds, 3)
@@ -106,11 +110,20 @@ def _usage(gpu: shapes.GpuMemory) -> shapes.GpuMemoryUsage:
     return shapes.GpuMemoryUsage(used_bytes=gpu.used_bytes, total_bytes=gpu.total_bytes, percent=percent)
 
 
-def _card(services: Services, slot: Slot, name: str | None) -> shapes.ModelCard:
-    cards = [card for card in services.models() if card.slot is slot]
-    card = next((card for card in cards if not name or card.id == name), None)
-    if card is None:
-        configured = ", ".join(card.id for card in cards)
-        problem = f"{name} is not a configured {slot} model" if name else f"no {slot} model is configured"
-        raise HTTPException(404, f"{problem}; configured: {configured or 'none'}")
-    return card
+def card_named(cards: Sequence[shapes.ModelCard], name: str) -> shapes.ModelCard:
+    """The configured model that a name means. Raises HTTPException (404) where it means none, or more than one."""
+    try:
+        return find_named(name, cards, lambda card: [[card.id], *card.names], lambda card: f"{card.id} ({card.slot})")
+    except UsageError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+def _card(services: Services, slot: Slot | None, name: str | None) -> shapes.ModelCard:
+    """The model of a slot, or the one of a name; without either the language model."""
+    slot = slot or (None if name else Slot.GENERATION)
+    cards = [card for card in services.models() if slot is None or card.slot is slot]
+    if name:
+        return card_named(cards, name)
+    if not cards:
+        raise HTTPException(404, f"no {slot} model is configured")
+    return cards[0]

@@ -86,9 +86,13 @@ Seconds = Annotated[
 
 
 class ModelCard(Shape):
-    """A configured model. status: `serving` where requests for it are answered now, else why not."""
+    """A configured model. status: `serving` where requests for it are answered now, else why not.
+
+    names: what else it may be called; see `core.naming`.
+    """
 
     id: str
+    names: Sequence[Sequence[str]] = ()
     slot: Slot
     status: Literal["serving", "loading", "draining", "stopped", "failed"]
     created: int = 0
@@ -330,7 +334,7 @@ class SwitchBackendRequest(Request):
     """The body of `/switch-backend`, for clients that send one instead of a query."""
 
     model_name: str | None = None
-    model_type: Literal["generation", "embedding"] = "generation"
+    model_type: Literal["generation", "embedding"] | None = None
 
 
 class SwitchBackendDone(BaseModel):

@@ -24,6 +24,29 @@ def test_a_path(tmp_path: Path) -> None:
     assert (found.name, found.kind) == ("MiniLM L6 H384 Uncased", "gguf")
 
 
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2-F16", "ALL-MINILM-L6-V2-F16", "MiniLM L6 H384 Uncased"])
+def test_the_name_of_a_model_that_is_here(tmp_path: Path, name: str) -> None:
+    assert resolve(name, tmp_path).path == MODEL
+
+
+def test_the_name_of_a_model_that_is_not_here_lists_those_that_are(tmp_path: Path) -> None:
+    write_decoder(tmp_path / "x.gguf")
+    with pytest.raises(ModelError, match=r"^own/y: no such file and no such model here; there are: x\.gguf, "):
+        resolve("own/y", tmp_path)
+
+
+def test_the_name_of_a_model_that_was_used_before(tmp_path: Path) -> None:
+    used = tmp_path / "elsewhere.gguf"
+    write_decoder(used)
+    known = {(str(used), 1, 1): "f" * 64}
+    assert resolve("elsewhere", tmp_path / "models", known=known).path == used
+    for folder in ("a", "b"):
+        (tmp_path / "models" / folder).mkdir(parents=True)
+        (tmp_path / "models" / folder / "elsewhere.gguf").write_bytes(used.read_bytes())
+    with pytest.raises(ModelError, match=r"could be more than one model: .*/a/elsewhere\.gguf, .*/b/elsewhere\.gguf"):
+        resolve("elsewhere", tmp_path / "models", known=known)
+
+
 def test_a_known_file_is_not_read_again(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"one")

@@ -405,7 +405,8 @@ KNOWN = [
     ("wanted", "expected"),
     [
         ("aaaa1111", 0), ("aaaa", 0), ("cls:aaaa1111", 1), ("cls:aaaa", 1), ("big", 2), ("big.gguf", 2),
-        ("/models/big.gguf", 2), ("BBBB2", 2), ("bbbb", 3), ("cccc", 3),
+        ("/models/big.gguf", 2), ("BBBB2", 2), ("bbbb", 3), ("cccc", 3), ("BIG", 2), ("other", 3),
+        ("hf:models/big.gguf", 2),
     ],
 )  # fmt: skip
 def test_a_model_is_named_by_its_name_its_file_or_the_start_of_its_fingerprint(wanted: str, expected: int) -> None:
@@ -415,10 +416,13 @@ def test_a_model_is_named_by_its_name_its_file_or_the_start_of_its_fingerprint(w
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("mini", "more than one model; name it by the start of its fingerprint: aaaa1111, cls:aaaa1111"),
+        (
+            "mini",
+            r"could be more than one model: mini-F16.gguf \(mini, fingerprint aaaa1111\), .* cls:aaaa1111",
+        ),
         ("mini-F16.gguf", "more than one"),
         ("dddd", "more than one"),
-        ("ccc", "no such model"),
+        ("ccc", r"no such model here; there are: mini-F16.gguf \(mini, .*, big.gguf \("),
         ("", "no such model"),
         ("cls:", "no such model"),
     ],

@@ -72,6 +72,10 @@ def test_another_mode_than_the_wanted_one_is_degraded_unless_a_switch_is_under_w
         ({"model_name": "", "model_type": "generation"}, None, Mode.GENERATION, "tiny-llama"),
         ({}, {"model_type": "embedding"}, Mode.EMBEDDING, "tiny-minilm"),
         ({}, {"model_name": "tiny-llama"}, Mode.GENERATION, "tiny-llama"),
+        ({"model_name": "tiny-minilm-F16"}, None, Mode.EMBEDDING, "tiny-minilm"),
+        ({"model_name": "TINY-MINILM-F16.gguf"}, None, Mode.EMBEDDING, "tiny-minilm"),
+        ({"model_name": "hf:owner/repo/tiny-llama-F16.gguf"}, None, Mode.GENERATION, "tiny-llama"),
+        ({}, {"model_name": "my embedding", "model_type": "embedding"}, Mode.EMBEDDING, "tiny-minilm"),
     ],
 )
 async def test_switch_backend(
@@ -92,7 +96,14 @@ async def test_switch_backend(
 async def test_switch_backend_refuses(api: Api) -> None:
     unknown = await api.http.post("/switch-backend", params={"model_name": "gpt-4"})
     assert unknown.status_code == 404
-    assert unknown.json()["detail"] == "gpt-4 is not a configured generation model; configured: tiny-llama"
+    assert unknown.json()["detail"] == (
+        "gpt-4: no such model here; there are: tiny-llama (generation), tiny-minilm (embedding)"
+    )
+    other = await api.http.post("/switch-backend", params={"model_name": "tiny-llama", "model_type": "embedding"})
+    assert (other.status_code, other.json()["detail"]) == (
+        404,
+        "tiny-llama: no such model here; there are: tiny-minilm (embedding)",
+    )
     assert (await api.http.post("/switch-backend", params={"model_type": "vision"})).status_code == 422
     api.world.failure = SwitchUnderWay("one is under way")
     assert (await api.http.post("/switch-backend")).status_code == 409

@@ -11,6 +11,7 @@ import pytest
 from pipeline.core.fusion import By
 from pipeline.daemon.searching import Searching
 from pipeline.runner.searching import Asked, answer
+from pipeline.settings import Settings
 from pipeline.store.database import Database
 from tests.store.library import embedded_as, fill_library
 from tests.web.conftest import Api
@@ -78,7 +79,7 @@ async def test_what_makes_no_sense_is_422_and_says_where(api: Api, path: str, wr
 async def test_the_answers_have_the_described_form(store: Database) -> None:
     with store.begin() as session:
         fill_library(session)
-    searching = Searching(store, embedded_as(0), By.FUSED)
+    searching = Searching(store, embedded_as(0), Settings())
     for asked in (Asked("hull paint", 3, explain=True), Asked("hull", by="text"), Asked("x", path=["none"])):
         plain = await answer(store, asked, embedded_as(0), By.FUSED)
         shaped = json.loads((await searching.passages(asked)).model_dump_json())

@@ -13,6 +13,7 @@ from pipeline.core.engine_stats import EngineStats
 from pipeline.core.errors import TextQueueFull
 from pipeline.core.fusion import By
 from pipeline.core.modes import Device, Mode, Slot, serves
+from pipeline.core.naming import names_of
 from pipeline.runner.searching import Asked
 from pipeline.switcher.admission import Admission, Gate
 from pipeline.web import shapes
@@ -120,7 +121,12 @@ class World:
 
     def _models(self) -> list[shapes.ModelCard]:
         return [
-            shapes.ModelCard(id=name, slot=slot, status="serving" if serves(self.mode, slot) else "stopped")
+            shapes.ModelCard(
+                id=name,
+                names=names_of(f"/models/owner/repo/{name}-F16.gguf", name, [f"my {slot.value}"]),
+                slot=slot,
+                status="serving" if serves(self.mode, slot) else "stopped",
+            )
             for slot, name in self.models.items()
         ]
 
