@@ -105,9 +105,14 @@ def run() -> int:
         complain("not confirmed, nothing was done")
         return EXIT_FAILED
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
-        return _output_is_full(error)
+        if error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC):
+            return _output_is_full(error)
+        what = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        problem = f"{what}{error.strerror or error}"
+        complain(problem)
+        if "--json" in sys.argv:
+            print_error(problem)
+        return EXIT_FAILED
     if code == _INTERRUPTED:
         complain("stopped")
         return EXIT_STOPPED

@@ -21,7 +21,7 @@ from pipeline.cli.handover import hand_over
 from pipeline.cli.remote import running_daemon
 from pipeline.cli.view import View, make_view, printable
 from pipeline.cli.words import as_called
-from pipeline.core.errors import ModelError, NightshiftError, SettingsError, StoreError, UsageError
+from pipeline.core.errors import ModelError, NightshiftError, SettingsError, UsageError
 from pipeline.core.redaction import redacted
 from pipeline.ingest.progress import Progress
 from pipeline.ingest.work import utc_now
@@ -111,10 +111,7 @@ def _run(loaded: LoadedSettings, wanted: _Wanted, *, as_json: bool, quiet: bool)
     progress = Progress(started_monotonic=time.monotonic())
     view = make_view(out(), quiet=quiet, as_json=as_json)
     with ExitStack() as held:
-        try:
-            held.enter_context(own_host(settings.data_dir, "run-now"))
-        except OSError as error:
-            raise StoreError(f"the data folder {settings.data_dir} cannot be used: {error.strerror}") from error
+        held.enter_context(own_host(settings.data_dir, "run-now"))
         held.enter_context(view)
         try:
             return asyncio.run(_watch(settings, wanted, progress, view, quiet))

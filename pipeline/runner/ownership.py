@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.errors import HostBusy
+from pipeline.core.errors import HostBusy, StoreError
 
 HOST, PAUSED = "owner.lock", "paused.lock"
 
@@ -41,10 +41,17 @@ def own_host(
 
     Raises:
         HostBusy: somebody else holds it.
+        StoreError: nothing can be written in the data folder.
     """
     folder = data_dir / "run"
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(
+            f"the data folder {data_dir} cannot be used: {error.strerror or error}; make it writable, or name another "
+            "one with NIGHTSHIFT_DATA_DIR"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

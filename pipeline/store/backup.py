@@ -19,6 +19,7 @@ from pathlib import Path
 from pipeline.core.errors import SchemaError, StoreError, UsageError
 from pipeline.store.database import BUSY_TIMEOUT_MS, known_revisions
 from pipeline.store.nearest.copies import folder_of
+from pipeline.store.sqlite_file import uri_for_reading
 
 ASIDE = ".before-restore"
 """What the name of a database ends in that a restore replaced."""
@@ -156,7 +157,8 @@ def check_revision(revision: str, name: str) -> None:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, isolation_level=None)
+    uri = uri_for_reading(file)
+    connection = sqlite3.connect(uri or file, isolation_level=None, uri=uri is not None)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     return connection
 

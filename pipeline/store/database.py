@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sqlite3
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from pipeline.core.errors import SchemaError, StoreError
 from pipeline.core.redaction import redacted
 from pipeline.store.extension import check_extension, ensure_extension
 from pipeline.store.locks import transaction_lock
+from pipeline.store.sqlite_file import OpenFile, advice, open_file, uri_for_reading
 from pipeline.store.sqlite_vec import load_sqlite_vec, offer_sqlite_vec
 from pipeline.store.vector_type import use_vectors
 
@@ -85,6 +87,7 @@ class Database:
         # SQLite reads one state of the database in a transaction anyway.
         snapshots = engine.dialect.name == "postgresql"
         self._reading = engine.execution_options(isolation_level="REPEATABLE READ") if snapshots else engine
+        self._file = _open_file(engine)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-reader")
 
@@ -150,10 +153,19 @@ class Database:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
+        if self._file is not None:
+            self._file.check()
         try:
             yield
         except (SQLAlchemyError, OverflowError) as error:
             raise StoreError(_unusable(self.engine.url, error)) from error
+        except (ValueError, TypeError) as error:
+            if not _is_of_a_row(error):
+                raise
+            name = shown(self.engine.url)
+            raise StoreError(
+                f"the database {name} has a row that cannot be read ({error}): `python -m pipeline verify` says which"
+            ) from error
 
     @property
     def is_shared(self) -> bool:
@@ -171,6 +183,13 @@ class Database:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _is_of_a_row(error: BaseException) -> bool:
+    """Whether an error is of turning a stored value into one of Python: no code of this program raised it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
+    return module in ("json", "json.decoder") or module.startswith("sqlalchemy.")
 
 
 def _is_conflict(error: BaseException | None) -> bool:
@@ -217,21 +236,27 @@ def _end_sleepers(engine: Engine) -> None:
 def _sqlite_engine(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise StoreError("a database in memory would be gone with the run: name a file, sqlite:///data/nightshift.db")
-    if url.database:
-        try:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(_unusable(url, error)) from error
+    file = Path(url.database)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        uri = None if url.database.startswith("file:") else uri_for_reading(file)
+    except OSError as error:
+        raise StoreError(_unusable(url, error)) from error
     offer_sqlite_vec()
-    engine = sa.create_engine(url)
+    if uri is None:
+        engine = sa.create_engine(url)
+    else:
+        engine = sa.create_engine(url, creator=lambda: sqlite3.connect(uri, uri=True, check_same_thread=False))
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
         # sqlite3 would begin transactions only before some statements, and none before DDL.
         connection.isolation_level = None
         load_sqlite_vec(connection)
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        if uri is not None:
+            return
         for pragma in (
-            f"busy_timeout = {BUSY_TIMEOUT_MS}",
             f"page_size = {PAGE_BYTES}",
             "journal_mode = WAL",
             # FULL: what a commit stored is still there after a power cut. A commit is a batch, so it costs little.
@@ -345,9 +370,11 @@ def _newer(url: URL) -> str:
 
 def _unusable(url: URL, error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
-    # SQLite's words for a file that was damaged below it.
-    damaged = url.get_backend_name() == "sqlite" and any(word in str(cause) for word in ("malformed", "not a database"))
-    advice = (
-        ": put a backup back (`python -m pipeline db restore FILE`), or embed the documents anew" if damaged else ""
-    )
-    return f"the database {shown(url)} cannot be used: {' '.join(str(cause).split())}{advice}"
+    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else " ".join(str(cause).split())
+    known = advice(Path(url.database or ""), words) if url.get_backend_name() == "sqlite" else None
+    return f"the database {shown(url)} cannot be used: {words}{f'; {known}' if known else ''}"
+
+
+def _open_file(engine: Engine) -> OpenFile | None:
+    name = engine.url.database if engine.dialect.name == "sqlite" else None
+    return None if name is None or name.startswith("file:") else open_file(Path(name))
