@@ -272,7 +272,7 @@ def jobs_check(as_json: JsonOption = False) -> None:
 
 @app.command()
 def status(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
-    """What is done, failing and waiting."""
+    """The host on one screen: daemon, mode and why, models, the run, what waits, what failed, disk."""
     from pipeline.cli import status as command
 
     command.show_status(database, as_json=as_json)

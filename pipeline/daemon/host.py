@@ -86,7 +86,6 @@ class Host:
     gpu: Reading | None = None
     engine: EngineCounters = field(default_factory=EngineCounters)
     _asked: dict[Slot, tuple[float, float | None]] = field(default_factory=dict)
-    _since: tuple[Mode, dt.datetime] | None = None
 
     def services(self) -> Services:
         """Everything, for the web."""
@@ -126,14 +125,12 @@ class Host:
     def state(self) -> shapes.HostState:
         """What the host is doing now, from memory."""
         switcher, shift, now = self.switcher, self.governor.shift, self._now()
-        if self._since is None or self._since[0] is not switcher.mode:
-            self._since = (switcher.mode, now)
         record = switcher.under_way
         change = self._next_change(now)
         hold = self.governor.hold
         state = shapes.HostState(
             mode=switcher.mode,
-            since=self._since[1],
+            since=switcher.since,
             switching=None
             if record is None
             else shapes.Switching(

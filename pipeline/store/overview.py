@@ -197,6 +197,29 @@ def list_documents(
         return list(itertools.islice((line for line in map(_line, found) if named(line.file)), limit))
 
 
+def last_failures(session: Session, limit: int) -> list[DocumentLine]:
+    """Documents that are empty, encrypted or failed, those that came last first."""
+    states = [state.value for state in FAILING]
+    contents = sa.select(ContentRow.id).where(ContentRow.state.in_(states)).order_by(ContentRow.id.desc()).limit(limit)
+    wanted = contents.subquery()
+    ids = sa.union_all(
+        sa.select(DocumentRow.id).where(DocumentRow.pending_id.in_(sa.select(wanted.c.id))),
+        sa.select(DocumentRow.id).where(DocumentRow.current_id.in_(sa.select(wanted.c.id))),
+        sa.select(DocumentRow.id).where(DocumentRow.problem.is_not(None)),
+    )
+    lines = _lines().where(DocumentRow.id.in_(ids), _state.in_(states)).order_by(DocumentRow.id.desc())
+    return [_line(row) for row in session.execute(lines.limit(limit))]
+
+
+def database_bytes(session: Session) -> int:
+    """How much the database takes on its disk."""
+    if session.get_bind().dialect.name == "sqlite":
+        return int(
+            session.scalar(sa.text("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")) or 0
+        )
+    return int(session.scalar(sa.func.pg_database_size(sa.func.current_database())) or 0)
+
+
 def find_documents(session: Session, name: str) -> list[DocumentLine]:
     """The documents meant by `name`: a number, an absolute path, a path in a source, or the end of one."""
     file = SourceRow.root + "/" + DocumentRow.path

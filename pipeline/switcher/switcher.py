@@ -107,6 +107,7 @@ class Switcher:
     """Holds the backends of this host, and changes its mode.
 
     make_server: a fresh server for a slot on a device. configured: the slots that have a model.
+    since: when the mode came.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Switcher:
         has_gpu: bool,
     ) -> None:
         self.mode = Mode.IDLE
+        self.since = _now()
         self.servers: dict[Slot, Server] = {}
         self.under_way: SwitchRecord | None = None
         self.unreleased: str | None = None
@@ -221,7 +223,7 @@ class Switcher:
             servers = [*self.servers.values(), *self._prepared.values()]
             self.servers, self._prepared = {}, {}
             await asyncio.gather(*(server.stop() for server in servers))
-            self.mode = Mode.IDLE
+            self._be(Mode.IDLE)
 
     async def _carry_out(self, record: SwitchRecord, changes: Collection[Step], drain: DrainPolicy) -> None:
         before, mode_before = self._running(), self.mode
@@ -249,7 +251,7 @@ class Switcher:
         except (NightshiftError, OSError) as error:
             await self._roll_back(record, before, mode_before, error)
         async with self._phase(record, "open"):
-            self.mode = record.to_mode
+            self._be(record.to_mode)
             self._open()
 
     async def _drain(self, slots: Collection[Slot], policy: DrainPolicy, record: SwitchRecord) -> None:
@@ -279,7 +281,7 @@ class Switcher:
         why = await self._memory.released(self._stopped_pids, to_mark=not on_gpu)
         self.unreleased = why
         if why is not None:
-            self.mode = Mode.IDLE if not self.servers else self.mode
+            self._be(Mode.IDLE if not self.servers else self.mode)
             raise ReleaseFailed(f"what was stopped is not gone: {why}; nothing is loaded until it is")
         self._stopped_pids = set()
 
@@ -319,14 +321,18 @@ class Switcher:
             await self._prove_release()
             await self._start(SwitchRecord(mode, mode, "recovery", "", _now()), missing)
         except (NightshiftError, OSError) as again:
-            self.mode = Mode.IDLE if not self.servers else mode
+            self._be(Mode.IDLE if not self.servers else mode)
             self._open()
             record.outcome = "failed"
             raise SwitchFailed(f"{error}; and {mode.value} did not come back: {again}") from error
-        self.mode = mode
+        self._be(mode)
         self._open()
         record.outcome = "rolled-back"
         raise SwitchFailed(f"{error}; {mode.value} is back") from error
+
+    def _be(self, mode: Mode) -> None:
+        if mode is not self.mode:
+            self.mode, self.since = mode, _now()
 
     def _open(self) -> None:
         for slot in Slot:

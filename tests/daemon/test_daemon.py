@@ -267,7 +267,10 @@ def test_run_now_beside_a_daemon_hands_the_work_to_it(tmp_path: Path) -> None:
         assert (told.returncode, "leave --database and --model out" in told.stderr) == (2, True)
         wait_for(lambda: daemon.mode() == "embedding", "embedding")
         status = place.command("status").stdout
-        assert f"\ndaemon     {daemon.url}: mode embedding, without a language model\n" in status
+        assert f"daemon     {daemon.url} (pid {daemon.process.pid}), since " in status
+        assert "\nmode       embedding since " in status
+        assert "\nlanguage   no model: " in status
+        assert "\nembedding  MiniLM L6 H384 Uncased (llama-cpp on " in status
         said = json.loads(place.command("status", "--json").stdout)["daemon"]
         assert (said["url"], said["mode"], said["models"]["generation"]) == (daemon.url, "embedding", None)
         result = place.command("run-now", "--json")

@@ -43,6 +43,19 @@ async def test_a_switch_goes_through_its_phases_in_order() -> None:
     assert host.admission.gate(G) is Gate.CLOSED
 
 
+async def test_the_time_of_a_mode_is_that_of_its_last_change() -> None:
+    host = FakeHost()
+    await host.switcher.switch(Mode.GENERATION, "schedule")
+    since = host.switcher.since
+    assert await host.switcher.switch(Mode.GENERATION, "operator") is None
+    host.failing[E, "start"] = 1
+    with pytest.raises(SwitchFailed, match="generation is back"):
+        await host.switcher.switch(Mode.EMBEDDING, "schedule")
+    assert host.switcher.since == since  # it was never another one
+    await host.switcher.switch(Mode.EMBEDDING, "schedule")
+    assert host.switcher.since > since
+
+
 async def test_to_be_where_one_is_takes_nothing() -> None:
     host = FakeHost()
     await host.switcher.switch(Mode.MIXED, "operator")
