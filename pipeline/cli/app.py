@@ -289,13 +289,17 @@ def plan(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def report(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's id; the last one's by default.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown on a terminal too.")] = False,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What a run did, what failed and why, what needs a person, and what comes next."""
+    """What a run did, what failed and why, what needs a person, and what comes next.
+
+    In a pipe it is Markdown.
+    """
     from pipeline.cli import morning
 
-    morning.report_command(run, database, as_json=as_json)
+    morning.report_command(run, database, as_json=as_json, markdown=markdown)
 
 
 @app.command()
