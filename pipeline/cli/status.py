@@ -122,8 +122,6 @@ def _host(loaded: LoadedSettings) -> tuple[dict[str, Any], Mapping[str, Any] | N
     daemon, answer = _daemon(settings)
     host = None if answer is None else answer["host"]
     owner = owner_of(settings.data_dir)
-    folder = next(part for part in (settings.data_dir, *settings.data_dir.parents) if part.exists())
-    disk = shutil.disk_usage(folder)
     said = {
         "daemon": daemon,
         "data_dir": str(settings.data_dir),
@@ -132,10 +130,24 @@ def _host(loaded: LoadedSettings) -> tuple[dict[str, Any], Mapping[str, Any] | N
         "host": host,
         "slots": _slots(settings) if host is None else host["slots"],
         "device": {"name": None, "build": None, "unused_gpu": _unused_gpu(settings)},
-        "disk": {"free_bytes": disk.free, "total_bytes": disk.total, "database_bytes": None},
+        "disk": _disk(settings.data_dir),
         "texts_queued": None if answer is None else answer["texts"].get("queued"),
     }
     return said, None if answer is None else answer["run"]
+
+
+def _disk(data_dir: Path) -> dict[str, Any]:
+    """The room where the data folder is, or will be; nulls where the disk does not say."""
+    said: dict[str, Any] = {"free_bytes": None, "total_bytes": None, "database_bytes": None}
+    for folder in (data_dir, *data_dir.parents):
+        try:
+            usage = shutil.disk_usage(folder)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            break
+        return said | {"free_bytes": usage.free, "total_bytes": usage.total}
+    return said
 
 
 def _daemon(settings: Settings) -> tuple[dict[str, Any] | None, Mapping[str, Any] | None]:

@@ -254,7 +254,10 @@ def _failed(said: Said, now: dt.datetime) -> Rows:
 
 def _disk(said: Said) -> Rows:
     disk = said["disk"]
-    yield "disk", f"{size(disk['free_bytes'])} free of {size(disk['total_bytes'])} at {said['data_dir']}"
+    free = "what is free cannot be told"
+    if disk["free_bytes"] is not None:
+        free = f"{size(disk['free_bytes'])} free of {size(disk['total_bytes'])}"
+    yield "disk", f"{free} at {said['data_dir']}"
     taken = "" if disk["database_bytes"] is None else f": {size(disk['database_bytes'])}"
     yield "database", f"{said['database']}{taken}"
 

@@ -20,6 +20,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pipeline.cli import status
+from pipeline.cli.status_text import rows_of
 from pipeline.core.documents import DocumentState
 from pipeline.core.modes import Device, Mode, Slot
 from pipeline.core.schedule import Hold
@@ -38,6 +39,7 @@ KEYS = {  # what programs were given before there was more
     "documents", "chunks", "model", "found_after_move", "next_models", "tunings", "sources", "deletions", "mirror",
     "daemon", "last_run", "other_runs",
 }  # fmt: skip
+UNKNOWN = {"free_bytes": None, "total_bytes": None, "database_bytes": None}
 Show = Callable[..., Any]
 
 
@@ -158,6 +160,7 @@ def test_nothing_at_all_yet(show: Show, data: Path, tmp_path: Path) -> None:
     assert " free of " in said["disk"]
     assert said["database"] == f"sqlite:///{data}/nightshift.db"
     assert not data.exists()
+    assert "what is free cannot be told" in dict(rows_of(show(as_json=True) | {"disk": UNKNOWN}, NOW))["disk"]
     document = show(as_json=True)
     assert document.keys() >= KEYS
     assert (document["daemon"], document["run"], document["disk"]["database_bytes"]) == (None, None, None)
