@@ -42,7 +42,7 @@ from pipeline.runner.target import embedding_options, identity, named_by, timeou
 from pipeline.runner.tuned import with_tunings
 from pipeline.runner.untold import report_untold
 from pipeline.runner.webhook import keep_delivering
-from pipeline.scheduler.clock import Clock
+from pipeline.scheduler.clock import Clock, steady
 from pipeline.scheduler.jobs import LoadedJobs, fingerprint, load_jobs, reload
 from pipeline.settings import LoadedSettings, Settings
 from pipeline.store import loads, models, switches
@@ -95,7 +95,7 @@ async def run_daemon(loaded: LoadedSettings, clock: Callable[[], dt.datetime] = 
         await store.write(switches.interrupt_switches, utc_now())
         registry = ChildRegistry(settings.data_dir / "run" / "children.json")
         await registry.end_orphans()
-        host, metrics = await _build(loaded, store, registry, clock)
+        host, metrics = await _build(loaded, store, registry, steady(clock))
         opened.push_async_callback(host.switcher.close)
         opened.push_async_callback(host.questions.stop)
         opened.push_async_callback(_end_run, host.runs)
