@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,8 +30,9 @@ class DrainPolicy:
 class SwitchRecord:
     """One switch.
 
-    phases: seconds by name, in the order in which they ended. memory_before, memory_after: bytes used on
-    the device before anything was stopped, and when what was stopped had let go.
+    began: seconds, by a clock that nobody sets. phases: seconds by name, in the order in which they ended.
+    memory_before, memory_after: bytes used on the device before anything was stopped, and when what was stopped had
+    let go.
     """
 
     from_mode: Mode
@@ -50,6 +52,7 @@ class SwitchRecord:
     cut: int = 0
     error: str | None = None
     row_id: int | None = None
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A file that may still be written to, and since when (ns since 1970) it has been as it is."""
+    """A file that may still be written to, and since when it has been as it is: ns, by a clock that nobody sets."""
 
     file: Found
     since_ns: int

@@ -47,7 +47,7 @@ async def read_settled(work: Work, look: Look, moves: Moves) -> int:
         if is_settled(file, now_ns, now_ns, settle_ns) or kind_of_name(file.path) is DocumentKind.TEXT:
             settled.append(file)
         else:
-            look.unsettled[file.path] = Waiting(file, now_ns)
+            look.unsettled[file.path] = Waiting(file, time.monotonic_ns())
     await _read(work, look, settled, moves)
     return len(look.changes.to_read)
 
@@ -69,8 +69,8 @@ async def _read(work: Work, look: Look, files: Sequence[Found], moves: Moves) ->
         read = [r for r in results if isinstance(r, ReadFile)]
         unreadable = [r for r in results if isinstance(r, UnreadableFile)]
         away += [r for r in results if isinstance(r, AwayFile)]
-        now_ns = time.time_ns()
-        look.unsettled.update({r.file.path: Waiting(r.file, now_ns) for r in results if isinstance(r, StillWritten)})
+        seen_ns = time.monotonic_ns()
+        look.unsettled.update({r.file.path: Waiting(r.file, seen_ns) for r in results if isinstance(r, StillWritten)})
         added = await work.store.write(
             library.register, place.source_id, read, moves, work.target, utc_now(), place.priority
         )
@@ -142,13 +142,13 @@ async def _look_again(work: Work, look: Look) -> list[Found]:
         distrust(work, SourceMissing(root, f"{root} gave {silent}: the rest of it was left as it was"))
         look.unsettled.clear()
         return []
-    now_ns, settled = time.time_ns(), []
+    now_ns, seen_ns, settled = time.time_ns(), time.monotonic_ns(), []
     for path, file in zip(paths, found, strict=True):
         waiting = look.unsettled.pop(path)
         if file is None:
             continue
-        since_ns = waiting.since_ns if file == waiting.file else now_ns
-        if is_settled(file, since_ns, now_ns, _settle_ns(work)):
+        since_ns = waiting.since_ns if file == waiting.file else seen_ns
+        if is_settled(file, now_ns - (seen_ns - since_ns), now_ns, _settle_ns(work)):
             settled.append(file)
         else:
             look.unsettled[path] = Waiting(file, since_ns)
