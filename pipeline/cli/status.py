@@ -38,7 +38,7 @@ from pipeline.cli.words import as_called
 from pipeline.core.errors import NightshiftError
 from pipeline.core.modes import Mode, Slot
 from pipeline.core.redaction import redacted
-from pipeline.core.schedule import Hold, desired_mode, next_change
+from pipeline.core.schedule import Hold, desired_mode, next_change, so_far
 from pipeline.runner.inbox import never_looked_at
 from pipeline.runner.ownership import owner_of
 from pipeline.scheduler.jobs import load_jobs
@@ -202,7 +202,8 @@ def _stored(
         silent = runs.silent_runs(session, now)
         switched = switches.latest_switches(session, LOOKED_BACK)
         held = holds.current_hold(session, now)
-        finished = {name: one.last_finished for name, one in jobs.job_states(session).items() if one.last_finished}
+        states = jobs.job_states(session)
+        finished = so_far({name: one.last_finished for name, one in states.items() if one.last_finished}, now)
         later, sources = count_unsearched(session), overview.list_sources(session)
         deletions, mirror = waiting_deletions(session), outbox.standing(session)
         failed = overview.last_failures(session, FAILURES)
@@ -228,6 +229,7 @@ def _stored(
         "tunings": [tuning_as_json(one) for one in tuned],
         "sources": [dataclasses.asdict(source) for source in sources],
         "never_looked_at": unseen,
+        "clock": jobs.noted_ahead(states.values(), now),
         "device": device,
         "deletions": [dataclasses.asdict(one) | {"since": one.since.isoformat()} for one in deletions],
         "mirror": mirror,

@@ -196,6 +196,8 @@ def _waiting(said: Said) -> Rows:
     yield "waits", ", ".join(parts) or "nothing, as of the last look at the folders"
     for line in never_looked(said["never_looked_at"]):
         yield "unseen", line
+    for line in said["clock"]:
+        yield "clock", line
     mirror = said["mirror"]
     if mirror is not None and mirror["owed"]:
         why = f" ({mirror['error']})" if mirror["error"] else ""

@@ -32,6 +32,7 @@ __all__ = [
     "next_change",
     "next_windows",
     "retry_after",
+    "so_far",
     "window_at",
     "windows_around",
 ]
@@ -128,13 +129,13 @@ def desired_mode(
     at the same instant). Without one it is `default`.
 
     finished: job's name -> when its task was last completed. A job with `on_finish = "return"`
-    gives up the window in which that was.
+    gives up the window in which that was. What lies in the future does not count.
     """
     now = utc(now)
     if hold is not None and hold.holds(now):
         return Desired(hold.mode, None, None, Reason.OPERATOR, hold.until)
     enabled = [job for job in jobs if job.enabled and job.mode is not None]
-    best = max(_open(enabled, now, finished or {}), key=_rank, default=None)
+    best = max(_open(enabled, now, so_far(finished or {}, now)), key=_rank, default=None)
     if best is None:
         return Desired(default, None, None, Reason.SCHEDULE, _first(next_start(job, now) for job in enabled))
     job, window = best
@@ -154,10 +155,12 @@ def forecast(
 ) -> Iterator[tuple[datetime, Desired]]:
     """What is wanted at `now`, and then at each instant at which the question has to be asked again.
 
+    What lies in the future now does not count then either.
     Ends after 400 days without a change of the mode, or 2,000 windows.
     """
     jobs = tuple(jobs)
     at = last_change = utc(now)
+    finished = so_far(finished or {}, at)
     mode: Mode | None = None
     for _ in range(_MOST_STEPS):
         desired = desired_mode(jobs, at, hold, default, finished=finished)
@@ -219,18 +222,23 @@ def missed_window(
     """The window to make up for: the last one, if it is over and its task was not completed since it began.
 
     last_finished: when the task last came to an end of its own or of its window's, not by a crash.
-    known_since: when the job was first seen; windows that began before owe nothing. Without
-    either, nothing is owed. Of several missed windows one is made up for: what was pending then is
+    known_since: when the job was first seen; windows that began before owe nothing. What lies in the future does not
+    count. Without either, nothing is owed. Of several missed windows one is made up for: what was pending then is
     pending now. None too while a window is open: the schedule itself asks for the task.
     """
-    since = max((each for each in (last_finished, known_since) if each is not None), default=None)
+    now = utc(now)
+    since = max((each for each in (last_finished, known_since) if each is not None and utc(each) <= now), default=None)
     if since is None or job.task is None or not (job.enabled and job.catch_up):
         return None
-    now = utc(now)
     last, _ = windows_around(job, now)
     if last is None or now in last or since > last.start:
         return None
     return last
+
+
+def so_far(instants: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
+    """Those that are not in the future: what was noted by a clock that was ahead says nothing about the present."""
+    return {name: instant for name, instant in instants.items() if utc(instant) <= utc(now)}
 
 
 def _open(jobs: Iterable[Job], now: datetime, finished: Mapping[str, datetime]) -> Iterator[tuple[Job, Window]]:

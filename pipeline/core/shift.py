@@ -45,6 +45,13 @@ class Past:
     finished: dt.datetime | None = None
     failures: int = 0
 
+    def by(self, now: dt.datetime) -> Past:
+        """Without what lies in the future, which was noted by a clock that was ahead."""
+        known, started, finished = (
+            None if at is None or at > now else at for at in (self.known_since, self.started, self.finished)
+        )
+        return Past(known, started, finished, self.failures)
+
     def gave_up(self, job: Job, window: Window) -> bool:
         """Whether it failed in this window more often than it may; what came before does not count."""
         return self.started is not None and self.started >= window.start and self.failures > job.retries
@@ -103,6 +110,7 @@ class Shift:
 
 def plan_shift(it: Situation) -> Shift:
     """What to do in a situation."""
+    it = replace(it, past={name: past.by(it.now) for name, past in it.past.items()})
     shift = _plan_mode(it)
     reading = _reading(it)
     if reading is None:

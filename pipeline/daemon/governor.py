@@ -71,6 +71,8 @@ class Governor:
     hold: Hold | None = None
     failed: dict[Slot, str] = field(default_factory=dict)
     problem: str | None = None
+    ahead: Sequence[str] = ()
+    """What was noted for a time that is to come, in words."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _failures: int = 0
@@ -183,11 +185,20 @@ class Governor:
         if names != self._known:
             await self.store.write(jobs.note_known, names, now)
             self._known = names
+        states = await self.store.read(jobs.job_states)
         self._past = {
             name: Past(state.known_since, state.last_started, state.last_finished, state.failures)
-            for name, state in (await self.store.read(jobs.job_states)).items()
+            for name, state in states.items()
         }
+        before, self.ahead = self.ahead, jobs.noted_ahead(states.values(), now)
+        for noted in self.ahead:
+            if noted not in before:
+                log.warning("a time is to come that should be past", problem=noted)
         held = await self.store.read(holds.current_hold, now)
+        if held is not None and held.set_at > now:
+            set_at, held = held.set_at, await self.store.write(holds.begin_anew, now)
+            until = held and held.hold.until
+            log.warning("the hold was set by a clock that was ahead", set_at=str(set_at), until=str(until))
         self.hold = None if held is None else held.hold
         return plan_shift(
             Situation(

@@ -138,7 +138,7 @@ class Host:
                 target=record.to_mode,
                 phase=record.phase,
                 reason=record.reason,
-                seconds=(now - record.started_at).total_seconds(),
+                seconds=time.monotonic() - record.began,
             ),
             wanted=shift.mode if shift else switcher.mode,
             wanted_because=f"{shift.reason} {shift.detail}".strip() if shift else "",
@@ -222,6 +222,7 @@ class Host:
             for slot, why in self.unconfigured.items()
             if slot in slots_of(wanted)
         ]
+        found += self.governor.ahead
         if self.governor.problem:
             found.append(self.governor.problem)
         return found

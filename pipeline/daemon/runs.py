@@ -244,7 +244,7 @@ class Runs:
         outcome, out_of_time = "failed", False
         try:
             if task is not None:
-                await self.store.write(jobs.note_started, task.job.name, utc_now(), window_start=task.window.start)
+                await self.store.write(jobs.note_started, task.job.name, self.clock(), window_start=task.window.start)
             report = await carry_out(run)
             outcome, out_of_time = report.outcome, report.out_of_time
             _keep(self.results, run.id, report.as_json())
@@ -255,6 +255,9 @@ class Runs:
         except NightshiftError as error:
             log.error("a run failed", run=run.id, error=str(error))
             self._fail(run.id, str(error))
+        except asyncio.CancelledError:
+            outcome = "stopped"  # we cut it off, which is no failure of its own
+            raise
         finally:
             if task is not None:
                 await self._note_finished(task, outcome, out_of_time=out_of_time)
@@ -270,12 +273,12 @@ class Runs:
     async def _note_finished(self, task: Task, outcome: str, *, out_of_time: bool) -> None:
         # Stopped at the end of its time, it has had its window: what is left is the next one's.
         by_hand = self.active is not None and self.active.by_hand
-        at_the_end = out_of_time or self.clock() >= task.stop_at - dt.timedelta(seconds=1)
+        now = self.clock()
+        at_the_end = out_of_time or now >= task.stop_at - dt.timedelta(seconds=1)
         in_time = outcome == "stopped" and (by_hand or at_the_end)
         try:
-            await self.store.write(
-                jobs.note_finished, task.job.name, outcome, utc_now(), done=outcome == "complete" or in_time
-            )
+            done = outcome == "complete" or in_time
+            await self.store.write(jobs.note_finished, task.job.name, outcome, now, done=done)
         except StoreError as error:
             log.error("a job's end could not be noted", job=task.job.name, error=str(error))
 

@@ -77,7 +77,7 @@ class Pace:
     stop_at: when the run has to be over; None is never. clock: by which.
     earlier: what the last runs measured, newest first. bytes_a_page: of documents by their kind.
     workers: documents that are read side by side.
-    passed_over: something was left for a later run because its time would not have been enough.
+    passed_over_at: when something was last left for a later run because its time would not have been enough.
     """
 
     stop_at: dt.datetime | None
@@ -85,7 +85,21 @@ class Pace:
     earlier: Sequence[Sample] = ()
     bytes_a_page: Mapping[str, float] = field(default_factory=dict)
     workers: int = 1
-    passed_over: bool = False
+    passed_over_at: dt.datetime | None = None
+
+    def pass_over(self) -> None:
+        """Leave something for a later run."""
+        self.passed_over_at = self.clock()
+
+    @property
+    def passed_over(self) -> bool:
+        """Whether something was left for a later run."""
+        return self.passed_over_at is not None
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether something was left, and it is still that late: a clock that leapt ahead has not come back since."""
+        return self.passed_over_at is not None and self.clock() >= self.passed_over_at
 
     @property
     def seconds_left(self) -> float:

@@ -13,7 +13,7 @@ from pipeline.core.documents import DocumentKind
 from pipeline.core.modes import Mode, Slot, serves
 from pipeline.core.plan import Backlog, Finish, Forecast, WorkTime, plan_nights
 from pipeline.core.rates import Rate, Rates, Sample, measure_rates
-from pipeline.core.schedule import Desired, Hold, Job, forecast, latest_end, next_windows, window_at
+from pipeline.core.schedule import Desired, Hold, Job, forecast, latest_end, next_windows, so_far, window_at
 from pipeline.settings import Settings
 from pipeline.store import loads, models, pending, runs
 from pipeline.store.database import name_of_host
@@ -149,7 +149,7 @@ def make_plan(
     kinds = {density.kind: density for density in pending.densities(session, [kind.value for kind in DocumentKind])}
     sources, backlog = _backlog(waiting, kinds)
     states = job_states(session)
-    ended = {name: state.last_finished for name, state in states.items() if state.last_finished is not None}
+    ended = so_far({name: state.last_finished for name, state in states.items() if state.last_finished}, now)
     timing = replace(timing, finished=ended | dict(timing.finished))
     device = _device(jobs, now, timing)
     rates = measure_rates(samples(session, device, None if aim is None else aim.fingerprint))

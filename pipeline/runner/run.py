@@ -200,14 +200,14 @@ async def carry_out(run: Run) -> RunReport:
         if (
             outcome == "stopped"
             and run.task is not None
-            and (pace.passed_over or run.clock() >= run.task.stop_at - END)
+            and (pace.out_of_time or run.clock() >= run.task.stop_at - END)
         ):
             ending.until = run.task.window.end
         await ending.end(store, outcome, errors)
         report = await _report(run, outcome, places, scopes, aim, errors, ending.seconds)
         return replace(
             report,
-            out_of_time=pace.passed_over,
+            out_of_time=pace.out_of_time,
             reads_only=run.reads_only,
             engine=ending.engine.as_json(),
             device_name=ending.told.get("device"),

@@ -36,7 +36,7 @@ LONGEST = 30.0
 TRIES = 3
 """At once, seconds apart, against what passes by itself."""
 
-AGAIN = (60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 24 * 3600.0)
+AGAIN = (60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, reports.LONGEST.total_seconds())
 """Seconds until the next round of tries, after each round that failed; the last one is repeated."""
 
 ROUNDS = 14

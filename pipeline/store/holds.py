@@ -49,6 +49,17 @@ def current_hold(session: Session, now: dt.datetime) -> StoredHold | None:
     return held if held is not None and held.hold.holds(now) else None
 
 
+def begin_anew(session: Session, now: dt.datetime) -> StoredHold | None:
+    """Have a hold that was set in the future, by a clock that was ahead, last as long from now as it was to last."""
+    row = _row(session)
+    if row is not None and row.set_at > now:
+        if row.until is not None:
+            row.until = now + (row.until - row.set_at)
+        row.set_at = now
+        session.flush()
+    return current_hold(session, now)
+
+
 def remove_ended_hold(session: Session, now: dt.datetime) -> StoredHold | None:
     """Remove the hold if it is over; returns it, so that its end can be told."""
     row = _row(session)

@@ -53,8 +53,14 @@ def note_started(session: Session, name: str, now: dt.datetime, *, window_start:
     """Note that a run of a job begins; failures count from the first one in the window that began then.
 
     window_start: None for a run outside any window, which leaves the failures as they are.
+
+    What lies in the future is forgotten: a clock that was ahead noted it, and it must not count once that time comes.
     """
     row = _row(session, name, now)
+    if row.last_started is not None and row.last_started > now:
+        row.last_started, row.failures = None, 0
+    if row.last_finished is not None and row.last_finished > now:
+        row.last_finished = None
     if window_start is not None:
         row.failures = _plain(row).failures_in(window_start)
     row.last_started = now
@@ -79,6 +85,20 @@ def job_states(session: Session) -> dict[str, StoredJobState]:
     """Every job that was ever known, by its name."""
     mine = sa.select(JobStateRow).where(JobStateRow.host == host_of(session))
     return {row.name: _plain(row) for row in session.scalars(mine.order_by(JobStateRow.name))}
+
+
+def noted_ahead(states: Iterable[StoredJobState], now: dt.datetime) -> list[str]:
+    """What was noted of jobs for a time that is to come, in words. It does not count."""
+    latest = {
+        state.name: max((at for at in (state.last_started, state.last_finished) if at is not None), default=now)
+        for state in states
+    }
+    return [
+        f"job {name} is noted to have run at {at:%Y-%m-%d %H:%M} UTC, which is to come and does not count: "
+        "the clock was ahead then, or is behind now"
+        for name, at in latest.items()
+        if at > now
+    ]
 
 
 def _row(session: Session, name: str, now: dt.datetime) -> JobStateRow:

@@ -62,9 +62,14 @@ def load_estimate(session: Session, fingerprint: str, kind: str, device: str) ->
 
 
 def measured_loads(session: Session) -> list[StoredLoad]:
-    """Every load that was measured, the last measured first."""
+    """Every load that was measured, the last measured first; those measured in the future come last."""
     mine = sa.select(LoadRow).where(LoadRow.host == host_of(session))
-    return [_plain(row) for row in session.scalars(mine.order_by(LoadRow.measured_at.desc()))]
+    return [
+        _plain(row)
+        for row in session.scalars(
+            mine.order_by(LoadRow.measured_at > dt.datetime.now(dt.UTC), LoadRow.measured_at.desc())
+        )
+    ]
 
 
 def _plain(row: LoadRow) -> StoredLoad:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pipeline.core.documents import Chunk, DocumentKind, DocumentState
-from pipeline.core.retrying import retry_delay
+from pipeline.core.retrying import LONGEST, retry_delay
 from pipeline.core.stretches import WHOLE, Stretch
 from pipeline.core.vectors import BYTES_PER_NUMBER, flaw_of
 from pipeline.store.bulk import delete_returning, insert_rows, new_ids, table_of
@@ -38,6 +38,7 @@ from pipeline.store.tables import (
     PendingStretchRow,
     RunRow,
     SourceRow,
+    may_be_tried,
 )
 from pipeline.store.words import store_words
 
@@ -488,7 +489,7 @@ def _free(
             ContentRow.model_id == target.model_id,
             ContentRow.recipe == target.recipe,
             ContentRow.claimed_by.is_(None),
-            sa.or_(ContentRow.retry_at.is_(None), ContentRow.retry_at <= now),
+            may_be_tried(ContentRow.retry_at, now, LONGEST),
             wanted_contents(scopes, within),
         )
         .order_by(ContentRow.priority, age, ContentRow.id)
@@ -535,7 +536,7 @@ def any_extracted(session: Session, scopes: Sequence[Scope] | None, target: Targ
         ContentRow.state == DocumentState.EXTRACTED,
         ContentRow.model_id == target.model_id,
         ContentRow.recipe == target.recipe,
-        sa.or_(ContentRow.retry_at.is_(None), ContentRow.retry_at <= now),
+        may_be_tried(ContentRow.retry_at, now, LONGEST),
         wanted_contents(scopes),
     )
     return session.scalar(query.limit(1)) is not None
@@ -567,7 +568,7 @@ def backlog(
         ContentRow.model_id == target.model_id,
         ContentRow.recipe == target.recipe,
         wanted_contents(scopes),
-        sa.true() if now is None else sa.or_(ContentRow.retry_at.is_(None), ContentRow.retry_at <= now),
+        sa.true() if now is None else may_be_tried(ContentRow.retry_at, now, LONGEST),
     )
     contents, extracted, chunks = session.execute(query).one()
     return Backlog(contents, int(extracted), int(chunks))

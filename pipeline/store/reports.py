@@ -10,8 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from pipeline.store.runs import StoredRun, plain
-from pipeline.store.tables import DeliveryRow, RunRow
+from pipeline.store.runs import StoredRun, newest_first, plain
+from pipeline.store.tables import DeliveryRow, RunRow, may_be_tried
+
+LONGEST = dt.timedelta(hours=24)
+"""Between two tries at a report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def find_report(session: Session, run_id: str | None) -> dict[str, Any] | None:
     query = sa.select(RunRow.report).where(RunRow.report.is_not(None))
     if run_id is not None:
         query = query.where(RunRow.id == run_id)
-    return session.scalar(query.order_by(RunRow.started_at.desc(), RunRow.id.desc()).limit(1))
+    return session.scalar(query.order_by(*newest_first()).limit(1))
 
 
 def untold_runs(session: Session, since: dt.datetime, limit: int) -> list[StoredRun]:
@@ -68,7 +71,7 @@ def untold_runs(session: Session, since: dt.datetime, limit: int) -> list[Stored
 def list_reports(session: Session, limit: int) -> list[str]:
     """The runs that have a report, newest first."""
     query = sa.select(RunRow.id).where(RunRow.report.is_not(None))
-    return list(session.scalars(query.order_by(RunRow.started_at.desc(), RunRow.id.desc()).limit(limit)))
+    return list(session.scalars(query.order_by(*newest_first()).limit(limit)))
 
 
 def due_deliveries(session: Session, now: dt.datetime, limit: int = 20) -> list[Delivery]:
@@ -92,7 +95,9 @@ def _due(now: dt.datetime) -> sa.Select[tuple[DeliveryRow, Any]]:
     return (
         sa.select(DeliveryRow, RunRow.report)
         .join(RunRow, RunRow.id == DeliveryRow.run_id)
-        .where(DeliveryRow.due_at <= now, RunRow.report.is_not(None))
+        .where(
+            DeliveryRow.due_at.is_not(None), may_be_tried(DeliveryRow.due_at, now, LONGEST), RunRow.report.is_not(None)
+        )
         .order_by(DeliveryRow.due_at, DeliveryRow.run_id)
     )
 

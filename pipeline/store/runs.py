@@ -139,7 +139,7 @@ def start_run(
     # How the runs of other hosts went is told there, but for those that this one takes over from.
     taken_over = sa.and_(RunRow.id.in_(running), RunRow.state != "running")
     mine = sa.true() if alone else sa.or_(RunRow.host == me.host, taken_over)
-    latest = sa.select(RunRow).where(mine).order_by(RunRow.started_at.desc(), RunRow.id.desc())
+    latest = sa.select(RunRow).where(mine).order_by(*newest_first())
     ended = [plain(row) for row in session.scalars(latest.limit(INTERRUPTED_TOLD))]
     before = list(itertools.takewhile(lambda run: run.state == "interrupted", ended))
     session.add(
@@ -294,7 +294,7 @@ def stop_at_once(session: Session, me: Process, now: dt.datetime) -> None:
 
 def latest_runs(session: Session, limit: int = 1) -> list[StoredRun]:
     """The last runs, newest first."""
-    rows = session.scalars(sa.select(RunRow).order_by(RunRow.started_at.desc(), RunRow.id.desc()).limit(limit))
+    rows = session.scalars(sa.select(RunRow).order_by(*newest_first()).limit(limit))
     return [plain(row) for row in rows]
 
 
@@ -311,6 +311,11 @@ def looked_at_by_runs(session: Session, *, here: bool = False) -> set[str]:
     return {path for paths in session.scalars(query) for path in paths}
 
 
+def newest_first() -> tuple[sa.ColumnElement[Any], ...]:
+    """The order in which runs are told of. Those that began in the future, by a clock that was ahead, come last."""
+    return RunRow.started_at > dt.datetime.now(dt.UTC), RunRow.started_at.desc(), RunRow.id.desc()
+
+
 def find_run(session: Session, run_id: str) -> StoredRun | None:
     """One run, or None."""
     row = session.get(RunRow, run_id)
@@ -322,7 +327,7 @@ def measured_runs(session: Session, host: str, limit: int) -> list[StoredRun]:
     rows = session.scalars(
         sa.select(RunRow)
         .where(RunRow.host == host, sa.or_(RunRow.pages_read > 0, RunRow.tokens_embedded > 0))
-        .order_by(RunRow.started_at.desc(), RunRow.id.desc())
+        .order_by(*newest_first())
         .limit(limit)
     )
     return [plain(row) for row in rows]

@@ -25,6 +25,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     Float,
     ForeignKey,
@@ -37,11 +38,12 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     false,
+    or_,
     text,
 )
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 from pipeline.store.vector_type import Vector
 
@@ -77,6 +79,16 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+def may_be_tried(
+    at: InstrumentedAttribute[dt.datetime | None], now: dt.datetime, longest: dt.timedelta
+) -> ColumnElement[bool]:
+    """Whether the time of the next try has come, or there is none.
+
+    longest: the longest wait there is. A time that is further away was noted by a clock that was ahead.
+    """
+    return or_(at.is_(None), at <= now, at > now + longest)
 
 
 class Table(DeclarativeBase):

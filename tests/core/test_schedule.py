@@ -186,6 +186,21 @@ def test_a_window_that_is_open_or_need_not_be_made_up_for_was_not_missed() -> No
         assert missed_window(other, berlin(2, 9), berlin(1, 5)) is None
 
 
+@given(st.integers(0, 7 * 24 * 60), st.timedeltas(min_value=timedelta(microseconds=1), max_value=timedelta(days=90)))
+def test_a_task_that_was_completed_in_the_future_was_not_completed(minute: int, ahead: timedelta) -> None:
+    """A clock that was ahead noted it. Neither this window nor one that opens by then is given up because of it."""
+    jobs = [replace(each, task="ingest", on_finish="return", catch_up=True) for each in SHIFTS]
+    now = berlin(2, 0) + timedelta(minutes=minute)
+    finished = {each.name: now + ahead for each in jobs}
+    assert desired_mode(jobs, now, finished=finished) == desired_mode(jobs, now)
+    steps = list(islice(forecast(jobs, now, finished=finished), 12))
+    assert steps == list(islice(forecast(jobs, now), 12))
+    for each in jobs:
+        known = now - timedelta(days=9)
+        assert missed_window(each, now, now + ahead, known) == missed_window(each, now, None, known)
+        assert missed_window(each, now, known, now + ahead) == missed_window(each, now, known, None)
+
+
 CRONS = st.sampled_from(
     [
         "0 2 * * *",

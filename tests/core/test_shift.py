@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 from hypothesis import given
@@ -169,6 +170,29 @@ def test_what_is_made_up_for_has_an_end_and_leaves_the_next_promise_its_time() -
     )
     assert evening.mode is Mode.MIXED  # it loads the language model in time for 18:00
     assert evening.drain == MARGINS.drain
+
+
+@given(
+    st.integers(0, 7 * 24 * 3600),
+    st.timedeltas(min_value=dt.timedelta(microseconds=1), max_value=dt.timedelta(days=90)),
+    st.integers(0, 9),
+)
+def test_what_a_clock_noted_that_was_ahead_changes_nothing(second: int, ahead: dt.timedelta, failures: int) -> None:
+    now = MONDAY + dt.timedelta(seconds=second)
+    jobs = (replace(NIGHT, on_finish="return", catch_up=True), DAY, EVENING, AHEAD)
+    past = Past(now + ahead, now + ahead, now + ahead, failures)
+    situation = Situation(now, jobs, Mode.IDLE, lambda mode: LOAD, margins=MARGINS)
+    with_it = replace(situation, past={each.name: past for each in jobs})
+    assert plan_shift(with_it) == plan_shift(situation)
+
+
+def test_a_clock_that_leaps_past_the_end_of_the_night_and_back_costs_nothing_of_it() -> None:
+    noted = {"night": Past(started=at("02:00"), finished=at("09:00") + dt.timedelta(days=30))}
+    night = shift("03:00", past=noted)
+    assert (night.mode, night.task) == (Mode.EMBEDDING, shift("03:00").task)
+    assert night.task is not None
+    # By then the true end of another night was noted in its place.
+    assert shift("03:00", past={"night": Past(started=at("02:00"), finished=at("02:30"))}).task is None
 
 
 @given(

@@ -13,16 +13,22 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from benchmarks.corpus import write_corpus
 from pipeline.core.cron import parse_cron
 from pipeline.core.errors import NotServing, SwitchFailed
 from pipeline.core.modes import Mode, Slot
 from pipeline.core.schedule import Hold, Job
-from pipeline.core.shift import Margins
+from pipeline.core.shift import Margins, Task
+from pipeline.core.windows import Window
 from pipeline.daemon.governor import Governor
 from pipeline.daemon.runs import Runs
 from pipeline.scheduler.jobs import LoadedJobs
 from pipeline.settings import Settings
+from pipeline.settings.fields import EmbeddingSettings, SourcesSettings
+from pipeline.store import holds, jobs
 from pipeline.store.database import Database
+from tests.conftest import DEFAULT_MODEL
+from tests.ingest.test_flow import Instant
 from tests.switcher.fakes import FakeHost
 
 G, E = Slot.GENERATION, Slot.EMBEDDING
@@ -131,6 +137,70 @@ async def test_a_hold_outlives_the_daemon_and_ends_by_the_clock(tmp_path: Path) 
         again.now = NOON + dt.timedelta(hours=2)
         again.governor.wake()
         await again.until(lambda: again.mode is Mode.GENERATION)
+
+
+async def test_a_night_that_a_clock_that_was_ahead_noted_as_done_goes_on_and_it_is_said(tmp_path: Path) -> None:
+    world = World(tmp_path, Mode.GENERATION)
+    night = Job("night", parse_cron("0 2 * * *"), dt.time(20), ZoneInfo("UTC"), Mode.EMBEDDING, task="ingest")
+    world.jobs = LoadedJobs((*world.jobs.jobs, night), (), {"always": Path("always.toml"), "night": Path("night.toml")})
+    month = dt.timedelta(days=30)
+    with world.store.begin() as session:
+        jobs.note_known(session, ["always", "night"], NOON - month)
+        jobs.note_finished(session, "night", "complete", NOON + month, done=True)
+        holds.set_hold(session, Hold(Mode.IDLE, NOON + month + dt.timedelta(hours=1)), "operator", NOON + month)
+    async with world.governed():
+        await world.until(lambda: world.governor.hold)
+        assert world.governor.hold == Hold(Mode.IDLE, NOON + dt.timedelta(hours=1)), "as long as it was to last"
+        world.now = NOON + dt.timedelta(hours=2)
+        world.governor.wake()
+        await world.until(lambda: world.mode is Mode.EMBEDDING)
+        (said,) = world.governor.ahead
+        assert "job night is noted to have run at 2026-07-01 12:00 UTC" in said
+        world.now = NOON + month + dt.timedelta(minutes=1)
+        world.governor.wake()
+        await world.until(lambda: not world.governor.ahead)
+
+
+async def test_a_run_that_a_leap_of_the_clock_stopped_has_not_had_its_window(tmp_path: Path) -> None:
+    """The clock leaps past the end of the window, the run is told to stop, and the clock is right again."""
+    world = World(tmp_path, Mode.EMBEDDING)
+    world.runs.clock = lambda: world.now
+    night = Job("night", parse_cron("0 2 * * *"), dt.time(20), ZoneInfo("UTC"), Mode.EMBEDDING, task="ingest")
+    window = Window(NOON - dt.timedelta(hours=10), NOON + dt.timedelta(hours=8), NOON)
+    task = Task(night, window, window.end)
+    for ended, done in ((NOON, None), (NOON + dt.timedelta(days=30), NOON + dt.timedelta(days=30)), (NOON, None)):
+        with world.store.begin() as session:
+            jobs.note_started(session, "night", NOON, window_start=window.start)
+        world.now = ended
+        await world.runs._note_finished(task, "stopped", out_of_time=False)
+        with world.store.snapshot() as session:
+            assert jobs.job_states(session)["night"].last_finished == done
+    world.store.close()
+
+
+async def test_a_run_that_is_cut_off_has_not_failed_and_costs_its_job_no_retry(tmp_path: Path) -> None:
+    world = World(tmp_path, Mode.EMBEDDING)
+    write_corpus(tmp_path / "docs", pages=1)
+    night = Job(
+        "night", parse_cron("0 2 * * *"), dt.time(20), ZoneInfo("UTC"), Mode.EMBEDDING, "ingest", (tmp_path / "docs",)
+    )
+    window = Window(NOON - dt.timedelta(hours=10), NOON + dt.timedelta(hours=8), NOON)
+    (tmp_path / "data" / "inbox").mkdir(parents=True)
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        embedding=EmbeddingSettings(model=str(DEFAULT_MODEL)),
+        sources=SourcesSettings(settle=0.0),
+    )
+    runs = Runs(settings, world.store, lambda: None, clock=lambda: world.now)
+    hangs = Instant(loads_for_ever=True)
+    runs.start(hangs, Task(night, window, window.end))
+    await world.until(lambda: hangs.starts)
+    await runs.ended_within(0)
+    assert runs.active is None
+    with world.store.snapshot() as session:
+        state = jobs.job_states(session)["night"]
+    assert (state.last_outcome, state.failures, state.last_finished) == ("stopped", 0, None)
+    world.store.close()
 
 
 async def test_a_persons_switch_that_fails_holds_what_was_held_before(tmp_path: Path) -> None:

@@ -77,6 +77,20 @@ def test_time_counts_once_however_much_is_under_way() -> None:
     assert 0 < busy.seconds <= time.monotonic() - began
 
 
+def test_what_was_left_because_the_clock_leapt_is_not_out_of_time_once_it_is_back() -> None:
+    now = NOON
+    pace = Pace(NOON + dt.timedelta(hours=6), lambda: now)
+    assert not pace.passed_over
+    assert not pace.out_of_time
+    now = NOON + dt.timedelta(days=30)
+    pace.pass_over()
+    assert pace.passed_over
+    assert pace.out_of_time
+    now = NOON + dt.timedelta(minutes=1)
+    assert pace.passed_over
+    assert not pace.out_of_time
+
+
 @pytest.fixture
 async def work(tmp_path: Path) -> Work:
     write_corpus(tmp_path / "documents", pages=12, pages_per_document=3)

@@ -19,7 +19,7 @@ import pytest
 import stamina
 from pydantic import SecretStr
 
-from pipeline.runner.webhook import ROUNDS, deliver_due, keep_delivering
+from pipeline.runner.webhook import AGAIN, ROUNDS, deliver_due, keep_delivering
 from pipeline.settings import Settings
 from pipeline.settings.fields import ReportSettings
 from pipeline.store import reports, runs
@@ -126,6 +126,17 @@ async def test_a_report_is_posted_once_with_its_key_and_its_signature(store: Dat
     assert headers["authorization"] == "Bearer tell"
     assert headers["x-nightshift-signature"] == "sha256=" + hmac.new(b"sign", body, hashlib.sha256).hexdigest()
     assert owed(store) == []
+
+
+def test_a_report_that_a_clock_that_was_ahead_put_off_is_due(store: Database) -> None:
+    owe(store, "one")
+    with store.begin() as session:
+        reports.note_failed(session, "one", "away", NOON + dt.timedelta(days=30))
+        assert [delivery.run_id for delivery in reports.due_deliveries(session, NOON)] == ["one"]
+        reports.note_failed(session, "one", "away", NOON + dt.timedelta(seconds=max(AGAIN)))
+        assert reports.due_deliveries(session, NOON) == []
+        reports.note_failed(session, "one", "away", None)
+        assert reports.due_deliveries(session, NOON + dt.timedelta(days=99)) == []
 
 
 async def test_without_keys_none_are_sent(store: Database, receiver: Receiver) -> None:

@@ -12,7 +12,7 @@ from pipeline.core.errors import StoreError
 from pipeline.core.modes import Mode
 from pipeline.core.schedule import Hold
 from pipeline.store.database import Database, host_of
-from pipeline.store.holds import StoredHold, clear_hold, current_hold, remove_ended_hold, set_hold
+from pipeline.store.holds import StoredHold, begin_anew, clear_hold, current_hold, remove_ended_hold, set_hold
 from pipeline.store.tables import HoldRow
 
 NOW = dt.datetime(2026, 6, 2, 2, tzinfo=dt.UTC)
@@ -40,6 +40,20 @@ def test_a_hold_without_an_end_counts_until_it_is_taken_back(store: Database) ->
         assert clear_hold(session) == held
         assert current_hold(session, NOW) is None
         assert clear_hold(session) is None
+
+
+def test_a_hold_that_was_set_in_the_future_lasts_as_long_as_it_was_to_last(store: Database) -> None:
+    """The clock was ahead by a month, and is right again."""
+    month, minute = dt.timedelta(days=30), dt.timedelta(minutes=1)
+    assert TWO_HOURS.until is not None
+    with store.begin() as session:
+        set_hold(session, Hold(Mode.MIXED, TWO_HOURS.until + month), "ada", NOW + month)
+    with store.begin() as session:
+        assert begin_anew(session, NOW) == StoredHold(TWO_HOURS, NOW, "ada")
+        assert begin_anew(session, NOW + minute) == StoredHold(TWO_HOURS, NOW, "ada"), "only once"
+        assert current_hold(session, TWO_HOURS.until) is None
+        set_hold(session, FOR_GOOD, "ada", NOW + month)
+        assert begin_anew(session, NOW) == StoredHold(FOR_GOOD, NOW, "ada")
 
 
 def test_a_new_hold_takes_the_place_of_the_old_one(store: Database) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 
 from pipeline.core.windows import Window
-from pipeline.store import runs
+from pipeline.store import reports, runs
 from pipeline.store.database import Database
-from pipeline.store.jobs import StoredJobState, job_states, note_finished, note_known, note_started
+from pipeline.store.jobs import StoredJobState, job_states, note_finished, note_known, note_started, noted_ahead
 from tests.store import rows
 
 NOW = dt.datetime(2026, 6, 2, 2, tzinfo=dt.UTC)
@@ -86,3 +86,34 @@ def test_a_run_knows_its_job_and_its_window(store: Database) -> None:
         "night", NIGHT.start, NIGHT.end, stop_at,
     )  # fmt: skip
     assert (by_hand.job, by_hand.window_start, by_hand.window_end, by_hand.stop_at) == (None, None, None, None)
+
+
+def test_what_a_clock_noted_that_was_ahead_is_said_and_forgotten_by_the_next_run(store: Database) -> None:
+    month = dt.timedelta(days=30)
+    with store.begin() as session:
+        note_known(session, ["night", "day"], NOW)
+        note_started(session, "night", NOW + month, window_start=NOW)
+        for _ in range(3):
+            note_finished(session, "night", "failed", NOW + month + HOUR, done=True)
+    with store.begin() as session:
+        (said,) = noted_ahead(job_states(session).values(), NOW + HOUR)
+        assert said.startswith("job night is noted to have run at 2026-07-02 03:00 UTC, which is to come")
+        assert noted_ahead(job_states(session).values(), NOW + month + HOUR) == []
+        note_started(session, "night", NOW + HOUR, window_start=NOW)
+        state = job_states(session)["night"]
+        assert (state.last_started, state.last_finished, state.failures) == (NOW + HOUR, None, 0)
+        assert noted_ahead(job_states(session).values(), NOW + HOUR) == []
+
+
+def test_runs_that_began_in_the_future_come_last(store: Database) -> None:
+    now = rows.utc_now()
+    begun = {"old": now - HOUR, "new": now - HOUR / 2, "ahead": now + 30 * 24 * HOUR}
+    with store.begin() as session:
+        for run_id, started_at in begun.items():
+            runs.start_run(session, run_id, rows.ME, [], started_at, lambda process: False)
+            runs.finish_run(session, run_id, "complete", None, started_at)
+            reports.save_report(session, run_id, {"run_id": run_id}, owed_from=None)
+    with store.snapshot() as session:
+        assert [run.id for run in runs.latest_runs(session, 3)] == ["new", "old", "ahead"]
+        assert reports.find_report(session, None) == {"run_id": "new"}
+        assert reports.list_reports(session, 3) == ["new", "old", "ahead"]

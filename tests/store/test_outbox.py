@@ -290,6 +290,8 @@ def test_what_is_refused_is_tried_later_or_once_it_changes(store: Database, targ
         assert [owed.key for owed in outbox.due(session, utc_now(), 10)] == [key_of("two")]
         assert sorted(owed.attempts for owed in outbox.due(session, later, 10)) == [0, 1]
         assert outbox.errors(session) == [(key_of("one"), 1, "too large")]
+        # A month is longer than any wait: the clock was ahead when that was noted.
+        assert len(outbox.due(session, later - dt.timedelta(days=30), 10)) == 2
         register(session, 1, target, copy="one")
         (again,) = [owed for owed in outbox.due(session, utc_now(), 10) if owed.key == key_of("one")]
         assert again.attempts == 1

@@ -450,6 +450,17 @@ def test_a_postponed_content_waits_for_its_time(store: Database) -> None:
         assert again.attempts == 1
 
 
+def test_a_content_that_a_clock_that_was_ahead_postponed_does_not_wait_until_then(store: Database) -> None:
+    with store.begin() as session:
+        source, target = start(session)
+        rows.register(session, source, target, a="alpha")
+        (content,) = queue.claim_to_extract(session, "run", None, target, utc_now(), 9)
+        queue.postpone(session, content.content_id, "locked", utc_now() + dt.timedelta(days=30))
+        assert queue.backlog(session, None, target, utc_now()).contents == 1
+        (again,) = queue.claim_to_extract(session, "run", None, target, utc_now(), 9)
+        assert again.attempts == 1
+
+
 @pytest.mark.parametrize(
     ("folder", "expected"),
     [

@@ -145,7 +145,7 @@ class _Sender:
             if not self._under_way:
                 # The rest of the time is too short for another answer.
                 log.info("the run ends in time", seconds_left=work.pace.seconds_left)
-                work.pace.passed_over = True
+                work.pace.pass_over()
                 work.stop.set()
                 return False
             await self._next_answer()

@@ -62,7 +62,8 @@ async def extract(work: Work) -> None:
                 content = claimed.popleft()
             if not work.pace.may_read(content.kind, content.size, work.progress.meter):
                 # It stays claimed by this run, and is free again at its end; a shorter one may still fit.
-                work.pace.passed_over, too_long = True, too_long + 1
+                work.pace.pass_over()
+                too_long += 1
                 continue
             too_long = 0
             with work.progress.meter.reading:

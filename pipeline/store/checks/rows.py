@@ -12,7 +12,7 @@ from pipeline.core.verifying import Disagreement, expected_state
 from pipeline.store.contents import not_shown, unwanted
 from pipeline.store.queue import TOKEN_TYPE
 from pipeline.store.reuse import token_digest
-from pipeline.store.runs import REPAIR
+from pipeline.store.runs import REPAIR, newest_first
 from pipeline.store.tables import (
     ChunkRow,
     ContentRow,
@@ -215,7 +215,7 @@ def unwanted_contents(session: Session) -> Iterator[Disagreement]:
     Not while a run is at work, or after one that died: a run clears away at its end, the next one for one that died.
     """
     reads = RunRow.task != REPAIR
-    latest = sa.select(RunRow.state).where(reads).order_by(RunRow.started_at.desc(), RunRow.id.desc()).limit(1)
+    latest = sa.select(RunRow.state).where(reads).order_by(*newest_first()).limit(1)
     at_work = session.scalar(sa.select(sa.exists().where(RunRow.state == "running", reads)))
     if at_work or session.scalar(latest) == "interrupted":
         return

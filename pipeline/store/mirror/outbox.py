@@ -18,9 +18,10 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
+from pipeline.core.retrying import LONGEST
 from pipeline.store.bulk import table_of
 from pipeline.store.contents import IN_CLAUSE
-from pipeline.store.tables import ContentRow, DocumentRow, MirroredRow, MirrorRow, ModelRow, OutboxRow
+from pipeline.store.tables import ContentRow, DocumentRow, MirroredRow, MirrorRow, ModelRow, OutboxRow, may_be_tried
 
 NAME = "qdrant"
 
@@ -288,7 +289,7 @@ def _held() -> sa.Select[str, str, str, str]:
 
 
 def _is_due(now: dt.datetime) -> sa.ColumnElement[bool]:
-    return sa.or_(OutboxRow.due_at.is_(None), OutboxRow.due_at <= now)
+    return may_be_tried(OutboxRow.due_at, now, LONGEST)
 
 
 def _columns(key: ContentKey) -> dict[str, str]:
