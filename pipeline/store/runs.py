@@ -312,8 +312,12 @@ def looked_at_by_runs(session: Session, *, here: bool = False) -> set[str]:
 
 
 def newest_first() -> tuple[sa.ColumnElement[Any], ...]:
-    """The order in which runs are told of. Those that began in the future, by a clock that was ahead, come last."""
-    return RunRow.started_at > dt.datetime.now(dt.UTC), RunRow.started_at.desc(), RunRow.id.desc()
+    """The order in which runs are told of. Those that begin more than a day from now come last: the clock was ahead."""
+    return (
+        RunRow.started_at > dt.datetime.now(dt.UTC) + dt.timedelta(days=1),
+        RunRow.started_at.desc(),
+        RunRow.id.desc(),
+    )
 
 
 def find_run(session: Session, run_id: str) -> StoredRun | None:
