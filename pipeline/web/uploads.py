@@ -63,7 +63,8 @@ class UploadFolder:
             size, sha256 = await _write(unfinished, parts)
             replaced = await asyncio.to_thread(_put_in_place, unfinished, target)
         except OSError as error:
-            raise SourceError(str(self.path), f"{target.name} cannot be written: {error.strerror}") from error
+            away = "" if self.path.is_dir() else f"; the inbox {self.path} is not there: is it mounted?"
+            raise SourceError(str(self.path), f"{target.name} cannot be written: {error.strerror}{away}") from error
         finally:
             unfinished.unlink(missing_ok=True)
         return Uploaded(file=str(target), size=size, sha256=sha256, replaced=replaced)

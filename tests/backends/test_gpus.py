@@ -6,11 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.backends.gpus import Gpu, build_of, find_gpu, server_devices, unused_by_server, unused_gpu
+from pipeline.backends.launch import Programs as ServerPrograms
+from pipeline.backends.options import GenerationOptions
+from pipeline.backends.serving.tuned import device_name
+from pipeline.core.modes import Slot
+from pipeline.daemon.servers import SlotModel, with_device
 from tests.runs import ROOT
 
 NVIDIA = "GPU 0: NVIDIA H200 (UUID: GPU-1)\n  MIG 1g.18gb Device 0: (UUID: MIG-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)"
@@ -184,3 +190,21 @@ def test_the_readme_has_the_line() -> None:
         Gpu("", "", "GGML_VULKAN", "", ""),
     ):
         assert f"{gpu.arguments} make run" in (ROOT / "README.md").read_text()
+
+
+def test_the_daemon_knows_the_device_of_a_llama_server_before_it_starts(programs: Programs, tmp_path: Path) -> None:
+    program = programs.add("llama-server", "Available devices:")
+    model = SlotModel(Slot.GENERATION, "m", "f", "llama-server", GenerationOptions())
+    known = with_device(model, ServerPrograms(llama_server=program))
+    assert (known.unused_gpu, known.told["device"]) == (None, device_name(on_gpu=False))
+    programs.add("nvidia-smi", NVIDIA)
+    known = with_device(model, ServerPrograms(llama_server=program))
+    assert known.unused_gpu is not None
+    assert "llama-server" in known.unused_gpu
+    programs.add("llama-server", "Available devices:\n  CUDA0: NVIDIA H200 (143771 MiB, 143200 MiB free)")
+    known = with_device(model, ServerPrograms(llama_server=program))
+    assert (known.unused_gpu, known.told["device"]) == (None, "NVIDIA H200")
+    # A processor that was asked for is no fault.
+    programs.add("llama-server", "Available devices:")
+    asked = replace(model, options=GenerationOptions(n_gpu_layers=0))
+    assert with_device(asked, ServerPrograms(llama_server=program)).unused_gpu is None

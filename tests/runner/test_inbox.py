@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.core.changes import Moves
 from pipeline.core.documents import DocumentKind
-from pipeline.core.errors import SourceMissing
+from pipeline.core.errors import SourceError, SourceMissing
 from pipeline.core.schedule import Job
 from pipeline.daemon.documents import StoredDocuments
 from pipeline.runner.inbox import make_inbox, never_looked_at
@@ -74,6 +74,8 @@ async def test_whoever_needs_the_default_inbox_makes_it(settings: Settings, stor
 async def test_an_inbox_of_ones_own_is_not_made(settings: Settings, store: Database, tmp_path: Path) -> None:
     elsewhere = settings.model_copy(update={"inbox": tmp_path / "share"})
     await make_inbox(elsewhere, store)
+    with pytest.raises(SourceError, match=f"the inbox {elsewhere.inbox} is not there: is it mounted"):
+        await StoredDocuments(store, elsewhere).upload("a.pdf", parts())
     assert not elsewhere.inbox.exists()
 
 
