@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks.tiny_models import with_number, write_decoder
+from pipeline.backends.llama_cpp import engine as engine_module
 from pipeline.backends.llama_cpp.engine import Engine
 from pipeline.backends.llama_cpp.plan import EngineOptions
-from pipeline.backends.serving.sequences import Tokens
+from pipeline.backends.serving.sequences import Course, EngineError, Tokens
 from pipeline.core.errors import ModelError
 from tests.backends.conftest import MODEL
 
@@ -51,6 +52,27 @@ def test_a_packed_batch_equals_its_members_alone(engine: Engine) -> None:
     for row, sequence in enumerate(sequences):
         alone, _ = engine.contexts[1].embed([sequence])
         assert float(alone[0] @ packed[row]) > 0.9999
+
+
+def test_a_slow_batch_tells_how_far_it_is_and_is_given_up_where_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "WORTH_FOLLOWING", 0.0)
+    engine = Engine(EngineOptions(MODEL, contexts=1, threads=1))
+    (context,) = engine.contexts
+    course = Course()
+    context.embed([tokens(101, 7592, 102)], course)
+    assert course.steps > 50
+    again = Course()
+    context.embed([tokens(101, *[7592] * 200, 102)], again)
+    assert (again.steps, again.all_steps, again.share) == (course.steps, course.steps, 1.0)
+    with pytest.raises(EngineError, match="nobody waits"):
+        context.embed([tokens(101, 7592, 102)], Course(unwanted=True))
+    assert context.embed([tokens(101, 7592, 102)])[1].all()
+    monkeypatch.setattr(engine_module, "WORTH_FOLLOWING", 60.0)
+    context.embed([tokens(101, 7592, 102)])
+    quick = Course()
+    assert context.embed([tokens(101, 7592, 102)], quick)[1].all()
+    assert quick.steps == 0, "a quick batch is not counted: that costs time"
+    engine.close()
 
 
 def test_what_would_abort_the_process_is_refused(engine: Engine) -> None:

@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp  # before numpy: the other order has crashed at model load
@@ -35,6 +36,9 @@ POOLING_TYPES = {
     "cls": native.LLAMA_POOLING_TYPE_CLS,
     "last": native.LLAMA_POOLING_TYPE_LAST,
 }
+WORTH_FOLLOWING = 1.0
+"""Seconds of a full batch from which on it is told how far it has come, and given up where nobody waits for it."""
+
 FLASH_ATTENTION_TYPES = {
     "auto": native.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "off": native.LLAMA_FLASH_ATTN_TYPE_DISABLED,
@@ -142,6 +146,7 @@ class Context:
         self.all_steps = 0
         self._on_step: Callable[[], None] | None = None
         self._followed = follow(self._context, self._step)
+        self._follows = True
 
     def embed(self, sequences: Sequence[Tokens], course: Course | None = None) -> tuple[Matrix, npt.NDArray[np.bool_]]:
         """Unit vectors float32 [n, d] of `sequences`, and bool [n]: which of them are finite.
@@ -157,12 +162,14 @@ class Context:
         batch = self._arrays.fill(sequences)
         self._course = course = course or Course()
         course.all_steps = self.all_steps
+        began = time.monotonic()
         status = int(self._compute(self._context, batch))
+        self._follow_if_slow((time.monotonic() - began) / batch.n_tokens * self._plan.n_ubatch)
         if course.unwanted:
             raise EngineError("nobody waits for this batch any more")
         if status != 0:
             raise EngineError(f"llama.cpp could not compute a batch of {batch.n_tokens} tokens (status {status})")
-        self.all_steps = course.steps
+        self.all_steps = course.steps or self.all_steps
         vectors = np.empty((len(sequences), self._dimension), dtype=np.float32)
         for row in range(len(sequences)):
             pointer = native.llama_get_embeddings_seq(self._context, row)
@@ -182,6 +189,16 @@ class Context:
         self._on_step = on_step
         self.embed([tokens] * min(2, self._plan.n_seq_max))
         self._on_step = None
+
+    def _follow_if_slow(self, seconds: float) -> None:
+        """Count the steps of the next batch only where a full one takes a while; counting costs about 2 %.
+
+        seconds: what a full batch takes.
+        """
+        if (seconds >= WORTH_FOLLOWING) is not self._follows:
+            self._follows = not self._follows
+            callback = self._followed if self._follows else native.ggml_abort_callback()
+            native.llama_set_abort_callback(self._context, callback, None)
 
     def _step(self) -> bool:
         self._course.steps += 1
