@@ -71,7 +71,7 @@ def test_the_brake_waits_for_a_yes_and_says_so(host: Host) -> None:
     assert host.run_json("status")["model"]["fingerprint"].startswith("cls:")
     done = host.run_json("run-now", str(docs), "--confirm-deletions")
     assert (done["changes"]["removed"], done["documents"]["total"], done["errors"]) == (12, 19, [])
-    (host.data_dir / "inbox").mkdir()
+    (host.data_dir / "inbox").mkdir(exist_ok=True)
     assert host.run_json("run-now")["not_looked_at"] == [str(docs)]
 
 

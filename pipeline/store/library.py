@@ -75,6 +75,10 @@ def ensure_source(
             return known[root]
         row = SourceRow(root=_free_name(session, root, mark), created_at=now, mark=mark)
         row.folder = None if row.root == root else root
+        if session.get_bind().dialect.name == "sqlite":
+            # SQLite gives numbers out again. Documents whose source was lost are no documents of a new one.
+            last = [session.scalar(sa.select(sa.func.max(c))) for c in (SourceRow.id, DocumentRow.source_id)]
+            row.id = max(number or 0 for number in last) + 1
         session.add(row)
         session.flush()
         _take_in(session, row.id, root, known, run_id)

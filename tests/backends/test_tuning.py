@@ -75,7 +75,7 @@ async def test_a_server_that_dies_under_load_is_a_result(bench: Bench, tmp_path:
     program = (
         "import os, sys, pipeline.backends.llama_cpp.engine as engine, pipeline.backends.llama_cpp.__main__ as server\n"
         "right = engine.Context.embed\n"
-        "def embed(self, sequences):\n"
+        "def embed(self, sequences, course=None):\n"
         "    if len(sequences) > 1 and len(sequences[0]) > 40: os.abort()\n"
         "    return right(self, sequences)\n"
         "engine.Context.embed = embed\n"

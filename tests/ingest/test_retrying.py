@@ -64,15 +64,15 @@ async def test_what_is_due_in_a_moment_is_waited_for_and_what_is_not_is_left(wor
     await world.store.write(queue.postpone, soon, "an I/O error", due)
     old(world.put("late.pdf"))
     (late,) = await note(world, "late.pdf")
-    tomorrow = utc_now() + dt.timedelta(days=1)
-    await world.store.write(queue.postpone, late, "an I/O error", tomorrow)
+    in_hours = utc_now() + dt.timedelta(hours=5)
+    await world.store.write(queue.postpone, late, "an I/O error", in_hours)
     work = world.begin()
     assert await world.store.read(next_retry, work.scopes, work.target) == due
     await world.finish(work)
     assert utc_now() >= due
     assert world.states() == {"docs/soon.pdf": "embedded", "docs/late.pdf": "discovered!"}
     late_view = view_of(world, "late.pdf")
-    assert (late_view.attempts, late_view.retry_at, late_view.line.reason) == (1, tomorrow, "an I/O error")
+    assert (late_view.attempts, late_view.retry_at, late_view.line.reason) == (1, in_hours, "an I/O error")
     with world.store.begin() as session:
         assert retry_documents(session, [late_view.line.id]) == 1
     await world.run()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -65,9 +64,9 @@ async def test_what_cannot_be_stored_ends_it_and_leaves_the_queue_as_it_was(
     store: Database, answers: list[Answer]
 ) -> None:
     writer = GroupWriter(store, "run", MOST, lambda _: None)
-    no_vector: Any = None
+    twice = answers[1].vectors[0]
     await writer.add(answers[0])
-    await writer.add(Answer([(answers[1].vectors[0][0], no_vector)], []))
+    await writer.add(Answer([twice, twice], []))
     with pytest.raises(StoreError):
         await writer.run()
     with store.snapshot() as session:

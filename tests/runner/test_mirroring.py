@@ -150,7 +150,8 @@ async def test_a_long_document_goes_there_in_parts(store: Database, target: Targ
         extract_all(session, target, texts)
         for content_id in queue.claim_to_embed(session, "run", None, target, utc_now(), 10):
             chunks = queue.pending_chunks(session, content_id, 0, 10_000)
-            vectors = np.random.default_rng(content_id).normal(size=(len(chunks), DIMENSION)).astype("<f4")
+            vectors = np.random.default_rng(content_id).normal(size=(len(chunks), DIMENSION))
+            vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("<f4")
             made = [(chunk, vector.tobytes()) for chunk, vector in zip(chunks, vectors, strict=True)]
             queue.store_vectors(session, "run", made, [], utc_now())
     done = await mirroring.deliver()
