@@ -11,13 +11,15 @@ from starlette.requests import Request
 
 from pipeline.core.documents import DocumentState
 from pipeline.web import shapes
+from pipeline.web.errors import described
 from pipeline.web.search_shapes import DocumentParameters, DocumentResults, SearchParameters, SearchResults
 from pipeline.web.services import Services
 from pipeline.web.uploads import checked_name
 
 FAILING = (DocumentState.EMPTY, DocumentState.ENCRYPTED, DocumentState.FAILED)
 
-_ERROR: dict[str, Any] = {"model": shapes.Detail}
+_NOT_FOUND = described(shapes.Detail, 404)
+_CONFLICT = described(shapes.Detail, 409)
 _FILE: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -64,7 +66,9 @@ def _host_routes(services: Services) -> APIRouter:
         return await services.plan()
 
     @router.get(
-        "/reports/latest", summary="The report of the last run that had something to do", responses={404: _ERROR}
+        "/reports/latest",
+        summary="The report of the last run that had something to do",
+        responses=_NOT_FOUND,
     )
     async def latest_report() -> dict[str, Any]:
         return _found(await services.report(None), "there is no report yet")
@@ -76,12 +80,17 @@ def _host_routes(services: Services) -> APIRouter:
     @router.post(
         "/switch",
         summary="Switch to a mode, and wait until it is on; with `hold`, keep it so long against the schedule",
-        responses={409: _ERROR, 503: _ERROR},
+        responses=_CONFLICT,
     )
     async def switch(asked: shapes.SwitchRequest) -> shapes.SwitchDone:
         return await services.switch(asked.mode, "operator", asked.hold)
 
-    @router.delete("/hold", status_code=204, summary="End the hold: the schedule counts again", responses={404: _ERROR})
+    @router.delete(
+        "/hold",
+        status_code=204,
+        summary="End the hold: the schedule counts again",
+        responses=_NOT_FOUND,
+    )
     async def end_hold() -> None:
         if not await services.end_hold():
             raise HTTPException(404, "no mode is held")
@@ -96,7 +105,7 @@ def _run_routes(services: Services) -> APIRouter:
     async def runs(limit: Limit = 20) -> Sequence[shapes.LastRun]:
         return await services.runs(limit)
 
-    @router.post("", status_code=202, summary="Begin a run", responses={400: _ERROR, 409: _ERROR})
+    @router.post("", status_code=202, summary="Begin a run", responses=_CONFLICT)
     async def start(asked: shapes.RunRequest | None = None) -> shapes.RunStarted:
         asked = asked or shapes.RunRequest()
         return shapes.RunStarted(
@@ -114,12 +123,12 @@ def _run_routes(services: Services) -> APIRouter:
     @router.get(
         "/{run_id}/result",
         summary="What one of the daemon's last runs came to, as `run-now --json` prints it",
-        responses={404: _ERROR},
+        responses=_NOT_FOUND,
     )
     async def result(run_id: str) -> dict[str, Any]:
         return _found(services.run_result(run_id), f"what became of a run {run_id} is not known")
 
-    @router.get("/{run_id}/report", summary="The report of a run", responses={404: _ERROR})
+    @router.get("/{run_id}/report", summary="The report of a run", responses=_NOT_FOUND)
     async def report(run_id: str) -> dict[str, Any]:
         return _found(await services.report(run_id), f"there is no report of a run {run_id}")
 
@@ -133,7 +142,7 @@ def _document_routes(services: Services) -> APIRouter:
     async def documents(
         state: Annotated[list[DocumentState] | None, Query()] = None,
         limit: Limit = 100,
-        offset: Annotated[int, Query(ge=0, le=shapes.MOST_INTEGER)] = 0,
+        offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
     ) -> list[shapes.DocumentLine]:
         lines = await services.documents.list(state, limit, offset)
         return [shapes.DocumentLine.model_validate(line) for line in lines]
@@ -143,11 +152,15 @@ def _document_routes(services: Services) -> APIRouter:
         states = [DocumentState(state) for state in asked.states] if asked and asked.states else FAILING
         return shapes.Retried(documents=await services.documents.retry(None, states))
 
-    @router.get("/documents/{document_id}", summary="One document with its chunks", responses={404: _ERROR})
+    @router.get("/documents/{document_id}", summary="One document with its chunks", responses=_NOT_FOUND)
     async def show(document_id: DocumentId) -> shapes.DocumentDetail:
         return await _document(services, document_id)
 
-    @router.post("/documents/{document_id}/retry", summary="Let the next run try one again", responses={404: _ERROR})
+    @router.post(
+        "/documents/{document_id}/retry",
+        summary="Let the next run try one again",
+        responses=_NOT_FOUND,
+    )
     async def retry(document_id: DocumentId) -> shapes.Retried:
         await _document(services, document_id)
         return shapes.Retried(documents=await services.documents.retry([document_id], FAILING))
@@ -156,7 +169,6 @@ def _document_routes(services: Services) -> APIRouter:
         "/documents/{name:path}",
         status_code=201,
         summary="Write a PDF or DOCX file into the inbox; the body is the file itself",
-        responses={400: _ERROR, 413: _ERROR},
         openapi_extra=_FILE,
     )
     async def upload(name: str, request: Request) -> shapes.Uploaded:
@@ -166,18 +178,17 @@ def _document_routes(services: Services) -> APIRouter:
     async def models() -> Sequence[shapes.IndexModel]:
         return await services.index_models()
 
-    @router.post("/models/use", summary="Move search to a model in one step", responses={400: _ERROR, 409: _ERROR})
+    @router.post("/models/use", summary="Move search to a model in one step", responses=_CONFLICT)
     async def use_model(asked: shapes.UseModelRequest) -> shapes.ModelUsed:
         return await services.use_model(asked.model, asked.anyway)
 
-    @router.get("/search", summary="The passages that answer a question best", responses={400: _ERROR, 503: _ERROR})
+    @router.get("/search", summary="The passages that answer a question best")
     async def search(asked: Annotated[SearchParameters, Query()]) -> SearchResults:
         return await services.search(asked.asked())
 
     @router.get(
         "/search/documents",
         summary="The documents nearest in meaning, by their own vectors",
-        responses={400: _ERROR, 503: _ERROR},
     )
     async def search_documents(asked: Annotated[DocumentParameters, Query()]) -> DocumentResults:
         return await services.search_documents(asked.asked())

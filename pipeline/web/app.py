@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
@@ -11,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from pipeline.core.errors import NightshiftError
-from pipeline.web import errors
+from pipeline.web import errors, shapes
 from pipeline.web.api import api_routes
 from pipeline.web.gateway import backend_client, gateway_routes
 from pipeline.web.guard import Guard, Observe
@@ -34,18 +35,21 @@ def create_app(services: Services, options: WebOptions, metrics: Metrics) -> Fas
 
     app = FastAPI(title="Nightshift", version=services.version, description=_ABOUT, lifespan=lifespan, redoc_url=None)
     # The guard asks for the key; this only says so in the OpenAPI description.
-    described = [Security(HTTPBearer(auto_error=False, description="Where an API key is set."))]
-    app.include_router(gateway_routes(services, options, client), dependencies=described)
+    keyed = [Security(HTTPBearer(auto_error=False, description="Where an API key is set."))]
+    in_ours = errors.described(shapes.Detail)
+    in_openai = errors.described(shapes.ApiErrorBody)
+    app.include_router(gateway_routes(services, options, client), dependencies=keyed, responses=in_openai)
     app.include_router(health_routes())
-    app.include_router(management_routes(services), dependencies=described)
-    app.include_router(api_routes(services), dependencies=described)
+    app.include_router(management_routes(services), dependencies=keyed, responses=in_ours)
+    app.include_router(api_routes(services), dependencies=keyed, responses=in_ours)
 
     @app.get(
         "/metrics",
         tags=["Management"],
         summary="Metrics for Prometheus",
         response_class=Response,
-        dependencies=described,
+        responses=in_ours | {200: {"content": {"text/plain": {}}}},
+        dependencies=keyed,
     )
     async def scrape() -> Response:
         try:
@@ -57,6 +61,7 @@ def create_app(services: Services, options: WebOptions, metrics: Metrics) -> Fas
         return Response(metrics.page(figures), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     errors.install(app)
+    app.openapi = partial(errors.describe_what_is_answered, app)  # type: ignore[method-assign]  # as FastAPI has it
     app.add_middleware(Guard, options=options)
     app.add_middleware(Observe, observer=metrics.observe_request)
     return app

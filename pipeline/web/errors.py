@@ -10,9 +10,11 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import compile_path
 
 from pipeline.core.errors import (
     ModelIncomplete,
@@ -51,6 +53,24 @@ _TYPES: Mapping[int, str] = {
     429: "rate_limit_error",
     503: "service_unavailable_error",
     504: "timeout_error",
+}
+
+
+_ANY = (400, 401, 403, 413, 422, 500, 503)
+_MEANINGS: Mapping[int, str] = {
+    400: "The request means nothing, or asks for what there is not.",
+    401: "The API key is missing or wrong.",
+    403: "Without an API key: a page of elsewhere, or a name that is not this server's.",
+    404: "There is none of that name.",
+    409: "Something else is under way, or in the way.",
+    413: "The body is too large.",
+    415: "The body's Content-Encoding is not understood.",
+    422: "A value is wrong; the message names it.",
+    429: "Enough wait already. `Retry-After` says when to come back.",
+    500: "A fault in Nightshift; its log says which.",
+    502: "The backend refused the gateway's key.",
+    503: "It cannot be done now. `Retry-After`, where it is known, says when to come back.",
+    504: "The backend said nothing for too long.",
 }
 
 
@@ -96,6 +116,24 @@ def answer(path: str, status: int, message: str, headers: Mapping[str, str] | No
     return JSONResponse({"detail": message}, status, headers)
 
 
+def described(form: type[BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of errors: those that every request may be answered with, and further `statuses`."""
+    return {status: {"model": form, "description": _MEANINGS[status]} for status in (*_ANY, *statuses)}
+
+
+def describe_what_is_answered(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description, without the errors that an operation cannot have."""
+    if app.openapi_schema is None:
+        for operations in FastAPI.openapi(app)["paths"].values():
+            for operation in operations.values():
+                has_body = "requestBody" in operation
+                unheard_of = ([] if has_body else ["413"]) + ([] if has_body or "parameters" in operation else ["422"])
+                for status in unheard_of:
+                    operation["responses"].pop(status, None)
+    assert app.openapi_schema is not None
+    return app.openapi_schema
+
+
 def install(app: FastAPI) -> None:
     """Let the application answer errors so."""
     app.add_exception_handler(NightshiftError, _answer_ours)
@@ -116,7 +154,19 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
 
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return answer(request.scope["path"], error.status_code, str(error.detail), error.headers)
+    headers = _allowed(request) if error.status_code == 405 else error.headers
+    return answer(request.scope["path"], error.status_code, str(error.detail), headers)
+
+
+def _allowed(request: Request) -> Mapping[str, str]:
+    """The methods of all routes of a path, where the framework would name those of the first."""
+    methods = {
+        method.upper()
+        for path, operations in request.app.openapi()["paths"].items()
+        if compile_path(path)[0].match(request.scope["path"])
+        for method in operations
+    }
+    return {"Allow": ", ".join(sorted(methods))}
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from pipeline.core.errors import AdmissionError, NotServing, WaitingFull
 from pipeline.core.modes import Slot
 from pipeline.web import shapes
-from pipeline.web.errors import Refusal
+from pipeline.web.errors import Refusal, described
 from pipeline.web.management import card_named
 from pipeline.web.options import WebOptions
 from pipeline.web.relay import Relay, Way
@@ -21,15 +21,12 @@ from pipeline.web.services import Services
 _CHANGES: dict[str, Any] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 }
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The backend's answer as it is; with `stream`, server-sent events."},
-    401: {"model": shapes.ApiErrorBody, "description": "The API key is missing or wrong."},
-    404: {"model": shapes.ApiErrorBody, "description": "No model is configured for this."},
-    429: {"model": shapes.ApiErrorBody, "description": "Enough requests wait for a switch already."},
-    503: {
-        "model": shapes.ApiErrorBody,
-        "description": "The mode does not serve this now, or the backend failed. `Retry-After` says when to come back.",
+_ANSWERS = described(shapes.ApiErrorBody, 404, 415, 429, 502, 504) | {
+    200: {
+        "description": "The backend's answer as it is; with `stream`, server-sent events.",
+        "content": {"application/json": {}, "text/event-stream": {}},
     },
+    "default": {"description": "What else the backend answers, as it is."},
 }
 
 
@@ -88,7 +85,7 @@ def gateway_routes(services: Services, options: WebOptions, client: httpx.AsyncC
     async def models() -> shapes.ListedModels:
         return shapes.ListedModels(data=[_listed(card, services) for card in services.models()])
 
-    @router.get("/models/{model:path}", summary="One of them", responses={404: {"model": shapes.ApiErrorBody}})
+    @router.get("/models/{model:path}", summary="One of them", responses=described(shapes.ApiErrorBody, 404))
     async def model(model: str) -> shapes.ListedModel:
         return _listed(card_named(services.models(), model), services)
 

@@ -13,10 +13,10 @@ from pipeline.core.errors import UsageError
 from pipeline.core.modes import Mode, Slot
 from pipeline.core.naming import find_named
 from pipeline.web import shapes
+from pipeline.web.errors import described
 from pipeline.web.services import Services
 
 _MODES = {Slot.GENERATION: Mode.GENERATION, Slot.EMBEDDING: Mode.EMBEDDING}
-_ERROR: dict[str, Any] = {"model": shapes.Detail}
 
 
 def health_routes() -> APIRouter:
@@ -34,8 +34,12 @@ def management_routes(services: Services) -> APIRouter:
     """`/management/health`, `/switch-backend` and `/embed`."""
     router = APIRouter(tags=["Management"])
 
-    @router.get("/management/health", summary="The mode, the model and the GPU's memory")
-    @router.get("/api/management/health", summary="The same")
+    unhealthy: dict[int | str, dict[str, Any]] = {
+        503: {"model": shapes.ManagementHealth, "description": "The daemon cannot go on: `unhealthy`."}
+    }
+
+    @router.get("/management/health", summary="The mode, the model and the GPU's memory", responses=unhealthy)
+    @router.get("/api/management/health", summary="The same", responses=unhealthy)
     async def management_health(response: Response) -> shapes.ManagementHealth:
         report = health_report(services.host(), services.broken())
         response.status_code = 503 if report.status == "unhealthy" else 200
@@ -44,7 +48,7 @@ def management_routes(services: Services) -> APIRouter:
     @router.post(
         "/switch-backend",
         summary="Switch to the mode that serves a model, and wait until it does",
-        responses={404: _ERROR, 409: _ERROR, 503: _ERROR},
+        responses=described(shapes.Detail, 404, 409),
     )
     async def switch_backend(
         model_name: Annotated[str | None, Query(description="Empty, or any name of a configured model.")] = None,
@@ -64,12 +68,12 @@ def management_routes(services: Services) -> APIRouter:
         "/embed",
         status_code=202,
         summary="Put a text onto the queue, to be embedded and stored",
-        responses={429: {**_ERROR, "description": 'The queue is full: `{"detail": "Queue full"}`'}},
+        responses=described(shapes.Detail, 429),
     )
     async def embed(text: shapes.TextRequest) -> shapes.TextTaken:
         return await services.embed_text(text.text, text.metadata)
 
-    @router.get("/embed/{text_id}", summary="What became of a text", responses={404: _ERROR})
+    @router.get("/embed/{text_id}", summary="What became of a text", responses=described(shapes.Detail, 404))
     async def text_state(text_id: str) -> shapes.TextState:
         state = await services.text_state(text_id)
         if state is None:

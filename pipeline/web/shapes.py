@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from pipeline.core.documents import DocumentState
 from pipeline.core.modes import Device, Mode, Slot
@@ -71,6 +71,8 @@ def _parts(value: object) -> Iterable[object]:
 
 
 def _seconds(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should be a number of seconds, or a length such as 2h30m")  # noqa: TRY004  pydantic's way
     return parse_duration(value).total_seconds() if isinstance(value, str) else value
 
 
@@ -452,8 +454,8 @@ class RunRequest(Request):
     """
 
     paths: list[str] | None = Field(default=None, min_length=1, max_length=1000)
-    confirm_deletions: bool = False
-    extract_only: bool = False
+    confirm_deletions: StrictBool = False
+    extract_only: StrictBool = False
 
 
 class RunStarted(Shape):
@@ -619,7 +621,7 @@ class UseModelRequest(Request):
     """
 
     model: str = Field(min_length=1)
-    anyway: bool = False
+    anyway: StrictBool = False
 
 
 class ModelUsed(Shape):

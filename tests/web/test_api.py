@@ -277,3 +277,8 @@ async def test_numbers_beyond_what_a_database_holds(api: Api, number: object) ->
     ):
         assert (await api.http.get(path)).status_code == 422, path
     assert (await api.http.post(f"/api/documents/{number}/retry")).status_code == 422
+
+
+async def test_a_method_that_a_path_has_not_is_answered_with_those_that_it_has(api: Api) -> None:
+    refused = await api.http.request("PATCH", "/api/runs")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, POST")
