@@ -37,6 +37,8 @@ RAW = "application/octet-stream"
 """Vectors as they are, which our own servers give to whoever accepts it; others answer in JSON all the same."""
 UNPACKING_REFUSALS = frozenset({400, 415, 422})
 """What servers answer that take a compressed body for a broken one."""
+PASSING_REFUSALS = frozenset({408, 425, 429})
+"""What servers answer that took too long to read a request, or want it later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,8 @@ class EmbeddingClient:
             raise BackendTimeout(f"{self._base_url} gave no answer in time for {count} vectors") from error
         except httpx.TransportError as error:
             raise BackendDied(f"{self._base_url} cannot be reached: {error or type(error).__name__}") from error
+        except httpx.DecodingError as error:
+            raise BackendBusy(f"the server's answer cannot be unpacked, or broke off: {error}") from error
         vectors = read_answer(response, count)
         log.debug("A batch was embedded", vectors=count, seconds=round(response.elapsed.total_seconds(), 3))
         return vectors
@@ -153,6 +157,8 @@ class EmbeddingClient:
             raise BackendTimeout(f"{self._base_url} gave no answer in time for {path}") from error
         except httpx.TransportError as error:
             raise BackendDied(f"{self._base_url} cannot be reached: {error or type(error).__name__}") from error
+        except httpx.DecodingError as error:
+            raise BadAnswer(f"the answer to {path} cannot be unpacked: {error}") from error
         finally:
             await self._leave(session)
         if not response.is_success:
@@ -160,7 +166,7 @@ class EmbeddingClient:
             raise BackendRefused(response.status_code, message, param=param)
         try:
             return response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadAnswer(f"the answer to {path} is no JSON: {error}") from error
 
     async def _post_with_retries(self, path: str, body: bytes) -> httpx.Response:
@@ -241,16 +247,16 @@ class _Session:
 def read_answer(response: httpx.Response, count: int) -> Matrix:
     """The vectors float32 [count, d] of an answer, in the order of the inputs.
 
-    Raises BackendRefused for an error status, BackendBusy for one that may pass (429, or 5xx that names no input) and
-    for an answer that broke off, and BadAnswer unless there is exactly one vector for each input, all of one size,
+    Raises BackendRefused for an error status, BackendBusy for one that may pass (408, 425, 429, or 5xx that names no
+    input) and for an answer that broke off, and BadAnswer unless there is exactly one vector for each input, all of one size,
     all finite, and none of them all zeros.
     """
     if not response.is_success:
         message, param = _error(response)
-        if response.status_code == httpx.codes.TOO_MANY_REQUESTS or (response.is_server_error and param is None):
+        if response.status_code in PASSING_REFUSALS or (response.is_server_error and param is None):
             status = f"HTTP {response.status_code}"
             told = message if message.startswith(status) else f"{status}: {message}"
-            raise BackendBusy(told, retry_after=_retry_after(response))
+            raise BackendBusy(told, response.status_code, retry_after=_retry_after(response))
         raise BackendRefused(response.status_code, message, param=param)
     if response.headers.get("content-type", "").startswith(RAW):
         return _usable(_raw(response.content, count))
@@ -258,7 +264,7 @@ def read_answer(response: httpx.Response, count: int) -> Matrix:
         data = response.json()["data"]
         places = [entry["index"] for entry in data]
         vectors = [_vector(entry["embedding"]) for entry in data]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BackendBusy(f"the server's answer is not a list of embeddings, or broke off: {error!r}") from error
     if len(vectors) < count:
         raise BackendBusy(f"{count} inputs were sent and only {len(vectors)} vectors came back")
@@ -312,7 +318,8 @@ def _vector(embedding: object) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
             return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4")
         except binascii.Error as error:
             raise ValueError(f"not base64: {error}") from error
-    vector = np.asarray(embedding, dtype=np.float32)
+    with np.errstate(over="ignore"):  # a number that is too large is not finite then, and that is said
+        vector = np.asarray(embedding, dtype=np.float32)
     if vector.ndim != 1:
         raise ValueError(f"a vector has the shape {vector.shape}")
     return vector
@@ -324,5 +331,5 @@ def _error(response: httpx.Response) -> tuple[str, str | None]:
         body: Any = response.json()
         error = body["error"]
         return str(error["message"]), error.get("param")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"HTTP {response.status_code}: {response.text[:200]}".rstrip(": "), None

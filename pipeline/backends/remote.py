@@ -120,7 +120,7 @@ async def _problem(client: httpx.AsyncClient) -> str:
     for path in HEALTH_PATHS:
         try:
             status = (await client.get(path)).status_code
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return str(error) or type(error).__name__
         if status == httpx.codes.OK:
             return ""

@@ -245,10 +245,12 @@ class BackendRefused(BackendError):
 class BackendBusy(BackendError):
     """The server cannot answer at the moment: it is overloaded, restarts, or broke off. Asking again may help.
 
-    retry_after: seconds that it asks to be left alone; None where it did not say.
+    status: the HTTP status of a refusal; None where it broke off. retry_after: seconds that it asks to be left alone;
+    None where it did not say.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, *, retry_after: float | None = None) -> None:
+        self.status = status
         self.retry_after = retry_after
         super().__init__(message)
 

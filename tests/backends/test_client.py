@@ -14,7 +14,7 @@ import structlog
 
 from pipeline.backends.client import EmbeddingClient, Timeouts, read_answer
 from pipeline.core.errors import BackendBusy, BackendDied, BackendRefused, BackendTimeout, BadAnswer
-from tests.backends.scripted_server import Received, entry, fine, hang, no_gzip, reset, says, scripted
+from tests.backends.scripted_server import Received, entry, fine, hang, no_gzip, reset, says, scripted, send
 
 
 def client(url: str, **options: Any) -> EmbeddingClient:
@@ -102,6 +102,7 @@ async def test_an_error_status_is_told_without_a_retry(
         (500, b"oops", {}, "HTTP 500: oops", None),
         (503, {"error": "busy"}, {}, "HTTP 503", None),
         (502, b"", {}, "HTTP 502", None),
+        (408, b"", {}, "HTTP 408", None),
         (429, {"error": {"message": "slow down"}}, {"Retry-After": "7"}, "HTTP 429: slow down", 7.0),
         (
             429,
@@ -208,6 +209,32 @@ async def test_nothing_is_no_question() -> None:
     async with EmbeddingClient("http://test", transport=transport) as ours:
         with pytest.raises(ValueError, match="nothing to embed"):
             await ours.embed([])
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (BackendBusy, b'{"data": [{"index": 0, "embedding": [1%s]}]}' % (b"0" * 400)),
+        (BackendBusy, b"[" * 100_000),
+        (BadAnswer, b'{"data": [{"index": 0, "embedding": [1e39, 1]}]}'),
+    ],
+)
+def test_numbers_and_lists_beyond_all_bounds_are_no_embeddings(kind: type[Exception], content: bytes) -> None:
+    with pytest.raises(kind):
+        read_answer(httpx.Response(200, content=content), 1)
+    with pytest.raises(BackendBusy, match="HTTP 500"):
+        read_answer(httpx.Response(500, content=content), 1)
+
+
+async def test_an_answer_that_cannot_be_unpacked_broke_off() -> None:
+    async def unpackable(_: Received, writer: asyncio.StreamWriter) -> None:
+        await send(writer, b"hello", headers="Content-Encoding: gzip\r\n")
+
+    async with scripted(unpackable) as server, client(server.url) as ours:
+        with pytest.raises(BackendBusy, match="cannot be unpacked"):
+            await ours.embed(["a"])
+        with pytest.raises(BadAnswer, match="cannot be unpacked"):
+            await ours.fetch("/stats")
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,19 @@ async def test_a_remote_server_that_is_not_there_is_a_failed_start() -> None:
     assert "not ready" in absent.exit_story
 
 
+async def test_a_remote_server_whose_answer_cannot_be_unpacked_is_a_failed_start() -> None:
+    async def unpackable(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(unpackable, "127.0.0.1", 0) as server:
+        broken = remote(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", stall=0.1)
+        with pytest.raises(BackendStartFailed, match="is not ready"):
+            await broken.start()
+
+
 async def test_a_remote_server_is_waited_for() -> None:
     port = free_port()
     late = remote(f"http://127.0.0.1:{port}", stall=10)
