@@ -248,8 +248,8 @@ def read_answer(response: httpx.Response, count: int) -> Matrix:
     """The vectors float32 [count, d] of an answer, in the order of the inputs.
 
     Raises BackendRefused for an error status, BackendBusy for one that may pass (408, 425, 429, or 5xx that names no
-    input) and for an answer that broke off, and BadAnswer unless there is exactly one vector for each input, all of one size,
-    all finite, and none of them all zeros.
+    input) and for an answer that broke off, and BadAnswer unless there is exactly one vector for each input, all of one
+    size, all finite, and none of them all zeros.
     """
     if not response.is_success:
         message, param = _error(response)

@@ -167,7 +167,7 @@ class CarefulEmbedder:
         self._calm = asyncio.Event()
         self._calm.set()
         self._alone = asyncio.Lock()
-        self._answered_at = asyncio.get_running_loop().time()
+        self._refused_since = 0.0
         self._refusals = 0
 
     async def embed(self, chunks: Sequence[PendingChunk]) -> Batch:
@@ -261,7 +261,6 @@ class CarefulEmbedder:
         return None
 
     def _note_answer(self) -> None:
-        self._answered_at = asyncio.get_running_loop().time()
         if self._refusals:
             self._refusals = 0
             self._on_wait("")
@@ -320,7 +319,10 @@ class CarefulEmbedder:
         """Wait before the server is asked again. Raises BackendBusy where it has answered nothing for too long."""
         asked = error.retry_after if isinstance(error, BackendBusy) else None
         seconds = max(asked or 0.0, min(self._first_pause * 2.0 ** min(self._refusals, 20), LONGEST_PAUSE))
-        refused_for = asyncio.get_running_loop().time() - self._answered_at
+        now = asyncio.get_running_loop().time()
+        if not self._refusals:
+            self._refused_since = now  # the time in which nobody asked it anything does not count
+        refused_for = now - self._refused_since
         if seconds > LONGEST_ASKED:
             raise BackendBusy(
                 f"the embedding server asks to be left alone for {seconds:.0f} s ({error}). "

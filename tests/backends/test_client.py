@@ -174,7 +174,7 @@ async def test_a_slow_answer_is_tried_again_and_then_a_time_out() -> None:
 
 async def test_a_lost_session_does_not_break_the_calls_of_others() -> None:
     async def slow(request: Received, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(1.5)
         await fine(request, writer)
 
     async with scripted(slow, reset, fine) as server, client(server.url) as ours:

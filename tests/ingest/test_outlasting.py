@@ -112,6 +112,12 @@ async def test_a_server_that_answers_nothing_for_long_ends_it_with_the_reason() 
     assert len(server.received) < 30
 
 
+async def test_time_in_which_nobody_asked_is_no_time_without_an_answer() -> None:
+    async with remote(busy(503), fine, patience=0.2) as (careful, _, _):
+        await asyncio.sleep(0.3)
+        assert ids(await careful.embed(chunks(1))) == ([0], [], [])
+
+
 @pytest.mark.parametrize("retry_after", ["86400", "Fri, 31 Dec 9999 23:59:59 GMT"])
 async def test_a_server_that_asks_for_a_day_is_not_waited_for(retry_after: str) -> None:
     async with remote(busy(429, retry_after)) as (careful, _, _):
