@@ -34,6 +34,7 @@ from pipeline.core.errors import (
     BackendRefused,
     BackendStartFailed,
     BackendTimeout,
+    BadAnswer,
     ModelError,
 )
 from pipeline.core.vectors import to_blob
@@ -50,6 +51,9 @@ LONGEST_PAUSE = 60.0
 
 LONGEST_ASKED = 600.0
 """Seconds that a server may ask to be left alone (`Retry-After`); one that asks for more ends the run."""
+
+TOO_MANY = 429
+"""The HTTP status of a server that gets more requests than it allows."""
 
 TRIES = 3
 """Times that a request is refused for the moment before the server is asked for a known good text."""
@@ -191,8 +195,8 @@ class CarefulEmbedder:
             return await self._text_vectors(chunks)
         try:
             vectors = self._checked(await self._embedder.embed([chunk.tokens for chunk in chunks]))
-        except (BackendRefused, BackendBusy) as error:
-            if self._takes == "tokens" or not self._embedder.theirs or self._texts is None:
+        except (BackendRefused, BackendBusy, BadAnswer) as error:
+            if self._takes == "tokens" or not self._embedder.theirs or self._texts is None or _asks_for_rest(error):
                 raise
             # Many servers take text alone, and each says so in its own way.
             try:
@@ -272,9 +276,11 @@ class CarefulEmbedder:
         )
 
     async def _outlast(
-        self, items: Sequence[T], asking: _Asking[T, V], found: Outcome[T, V], error: BackendError
+        self, items: Sequence[T], asking: _Asking[T, V], found: Outcome[T, V], error: BackendError, tries: int = TRIES
     ) -> None:
         """Ask again, with growing pauses, until the server answers; postpone what alone it does not answer.
+
+        tries: after so many it is asked for a known good text.
 
         Raises BackendBusy where it has answered nothing for too long.
         """
@@ -289,7 +295,7 @@ class CarefulEmbedder:
                 await self._retry(items, asking, found)
                 return
             error = problem
-            if tried >= TRIES and await self._is_sound():
+            if tried >= tries and await self._is_sound():
                 break
         if len(items) == 1:
             log.warning("a text is left to a later run: the server answers others, and not this one", error=str(error))
@@ -300,7 +306,8 @@ class CarefulEmbedder:
             if problem is None or self._is_final(half, asking, problem, found):
                 continue
             if self._may_pass(problem):
-                await self._outlast(half, asking, found, problem)
+                # The server answers others: one more try for each part, or a batch would hold up the run for long.
+                await self._outlast(half, asking, found, problem, tries=1)
             else:
                 await self._retry(half, asking, found)
 
@@ -374,3 +381,8 @@ class CarefulEmbedder:
             return False
         found.failures.append((items[0], str(error)))
         return True
+
+
+def _asks_for_rest(error: BackendError) -> bool:
+    """Whether the server has too much to do, so that asking for the same in another form is no help."""
+    return isinstance(error, BackendBusy) and (error.status == TOO_MANY or error.retry_after is not None)

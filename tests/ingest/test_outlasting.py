@@ -191,3 +191,30 @@ async def test_a_connection_that_breaks_is_outlasted() -> None:
     async with remote(*[reset] * 5, fine) as (careful, _, said):
         assert ids(await careful.embed(chunks(1))) == ([0], [], [])
     assert "cannot be reached" in said[0]
+
+
+async def test_a_server_that_asks_for_rest_is_sent_no_text_instead() -> None:
+    async with remote(busy(429), fine, texts=texts_of) as (careful, server, _):
+        assert ids(await careful.embed(chunks(1))) == ([0], [], [])
+    assert [request.json()["input"] for request in server.received[1:]] == [[[101, 2000, 102]]] * 2
+
+
+async def test_a_server_that_takes_token_ids_for_many_texts_is_given_text() -> None:
+    async def text_only(request: Received, writer: asyncio.StreamWriter) -> None:
+        given = request.json()["input"]
+        count = len(given) if isinstance(given[0], str) else sum(map(len, given))
+        await send(writer, {"data": [{"index": n, "embedding": [1.0, 0.0]} for n in range(count)]})
+
+    async with remote(text_only, texts=texts_of) as (careful, server, _):
+        assert ids(await careful.embed(chunks(2))) == ([0, 1], [], [])
+    assert server.received[-1].json()["input"] == ["text 0", "text 1"]
+
+
+async def test_a_sound_server_is_not_asked_three_times_for_each_half() -> None:
+    async def refuses(request: Received, writer: asyncio.StreamWriter) -> None:
+        known_good = isinstance(request.json()["input"][0], str)
+        await (fine if known_good else busy(500))(request, writer)
+
+    async with remote(refuses, first_pause=0.001) as (careful, _, said):
+        assert ids(await careful.embed(chunks(8)))[2] == list(range(8))
+    assert sum("asked again" in why for why in said) <= 3 + 14  # the whole three times, each of its 14 parts once
