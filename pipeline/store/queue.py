@@ -342,12 +342,15 @@ def postpone(
 def postpone_vectors(session: Session, reasons: Mapping[int, str], now: dt.datetime) -> list[Ended]:
     """Leave contents for later of which a chunk could not be embedded for the moment, with growing pauses.
 
-    reasons: why, by the content's id. Their chunks stay queued. Returns those that still wait.
+    reasons: why, by the content's id. Their chunks stay queued. Returns those that still wait. Several chunks of a
+    content that fail before its next try count once.
     """
     rows = session.scalars(
         sa.select(ContentRow).where(ContentRow.id.in_(list(reasons)), ContentRow.state == DocumentState.EXTRACTED)
     ).all()
     for row in rows:
+        if row.claimed_by is None and row.retry_at is not None and row.retry_at > now:
+            continue
         luck = random.random()  # noqa: S311 - spreads load, hides nothing
         row.retry_at = now + retry_delay(row.attempts, luck)
         row.attempts, row.stage, row.reason, row.claimed_by = row.attempts + 1, STAGE_EMBED, reasons[row.id], None

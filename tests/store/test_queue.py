@@ -461,6 +461,22 @@ def test_a_content_that_a_clock_that_was_ahead_postponed_does_not_wait_until_the
         assert again.attempts == 1
 
 
+def test_chunks_that_are_postponed_together_count_as_one_try(store: Database) -> None:
+    with store.begin() as session:
+        source, target = start(session)
+        rows.register(session, source, target, a="alpha")
+        (content,) = queue.claim_to_extract(session, "run", None, target, utc_now(), 9)
+        session.get_one(ContentRow, content.content_id).state = DocumentState.EXTRACTED
+        now = utc_now()
+        for _ in range(5):
+            assert len(queue.postpone_vectors(session, {content.content_id: "HTTP 500"}, now)) == 1
+        row = session.get_one(ContentRow, content.content_id)
+        assert row.attempts == 1
+        assert row.retry_at is not None
+        queue.postpone_vectors(session, {content.content_id: "HTTP 500"}, row.retry_at)
+        assert row.attempts == 2
+
+
 @pytest.mark.parametrize(
     ("folder", "expected"),
     [
