@@ -33,7 +33,7 @@ RUN mkdir pipeline \
 COPY scripts/build_llama_server.py scripts/
 RUN .venv/bin/python scripts/build_llama_server.py \
     && mv .cache/llama-server/*/llama-server .venv/bin/ \
-    && rm -r .cache
+    && rm -r .cache /root/.cache/nightshift
 
 COPY alembic alembic
 COPY pipeline pipeline

@@ -3,10 +3,11 @@
     python scripts/build_llama_server.py [--portable] [--force]
 
 The source archive of llama-cpp-python holds the whole of llama.cpp, so that the server and the library
-are of one version, and nothing else is downloaded. The binary goes to
-.cache/llama-server/VERSION/llama-server, and is used again when it is there; its path is the last line
-on standard output. Takes about four minutes on two cores, and needs a C++ compiler; CMake and Ninja
-come from PyPI where they are not on the PATH.
+are of one version, and nothing else is downloaded. The binary goes to .cache/llama-server/VERSION/llama-server,
+where the daemon finds it; its path is the last line on standard output. A copy stays in the user's cache folder
+($XDG_CACHE_HOME, else ~/.cache), by version and build options, so that the next checkout need not build it.
+Takes about four minutes on two cores, and needs a C++ compiler; CMake and Ninja come from PyPI where they are not
+on the PATH.
 
 CMAKE_ARGS adds options, as it does for llama-cpp-python: CMAKE_ARGS="-DGGML_CUDA=on" for an NVIDIA GPU.
 --portable builds for any x86-64 with AVX2 (or plain ARM64) instead of for this processor: for a cache that
@@ -16,7 +17,10 @@ several machines share.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -42,29 +46,45 @@ OPTIONS = (
 
 
 def binary_path() -> Path:
-    """Where the binary of the installed version belongs, whether it is there or not."""
+    """Where the daemon looks for the binary of the installed version, whether it is there or not."""
     return CACHE / version("llama-cpp-python") / "llama-server"
 
 
-def build(target: Path, *, portable: bool) -> None:
-    """Download the sources, compile them, and put the binary at `target` in one step."""
+def build_options(*, portable: bool) -> list[str]:
+    """What CMake is told."""
+    return [
+        *OPTIONS,
+        *(["-DGGML_NATIVE=OFF"] if portable else []),
+        *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+    ]
+
+
+def kept_path(options: list[str]) -> Path:
+    """Where a binary that was built with `options` for this machine stays, whether it is there or not."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    built_for = "\n".join([*options, platform.machine(), platform.node()])
+    name = hashlib.sha256(built_for.encode()).hexdigest()[:12]
+    return cache / "nightshift" / "llama-server" / version("llama-cpp-python") / name / "llama-server"
+
+
+def copy(binary: Path, target: Path) -> None:
+    """Put a copy at `target` in one step: whoever looks for it finds all of it or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}")
+    shutil.copy2(binary, unfinished)
+    unfinished.replace(target)
+
+
+def build(target: Path, options: list[str]) -> None:
+    """Download the sources, compile them, and put the binary at `target`."""
     with tempfile.TemporaryDirectory(prefix="llama-server-") as name:
         folder = Path(name)
         sources = unpack(download(folder), folder)
         environment = with_build_tools(folder)
-        options = [
-            *OPTIONS,
-            *(["-DGGML_NATIVE=OFF"] if portable else []),
-            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
-        ]
         output = folder / "build"
         run(["cmake", "-G", "Ninja", "-S", str(sources), "-B", str(output), *options], environment)
         run(["cmake", "--build", str(output), "--target", "llama-server", "--parallel", str(cores())], environment)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place first: whoever looks for the binary finds all of it or nothing.
-        unfinished = target.with_name(f"{target.name}.{os.getpid()}")
-        shutil.copy2(output / "bin" / "llama-server", unfinished)
-        unfinished.replace(target)
+        copy(output / "bin" / "llama-server", target)
 
 
 def download(folder: Path) -> Path:
@@ -109,12 +129,18 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="build even if the binary is there")
     given = parser.parse_args()
     target = binary_path()
-    if given.force or not target.is_file():
+    options = build_options(portable=given.portable)
+    kept = kept_path(options)
+    if given.force or not (target.is_file() or kept.is_file()):
         try:
-            build(target, portable=given.portable)
+            build(target, options)
         except subprocess.CalledProcessError as error:
             print(f"{error.cmd[0]} failed with exit status {error.returncode}", file=sys.stderr)
             return 1
+        with contextlib.suppress(OSError):  # a home that cannot be written to only costs the next checkout a build
+            copy(target, kept)
+    elif not target.is_file():
+        copy(kept, target)
     print(target)
     return 0
 
