@@ -11,6 +11,10 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 CODE := pipeline tests benchmarks scripts data alembic
 
+# Tests side by side: one more than there are cores, because some wait for a process to end.
+WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1 )))
+PYTEST = $(PY) -m pytest --numprocesses $(WORKERS) --dist worksteal
+
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 
 .DEFAULT_GOAL := help
@@ -23,10 +27,10 @@ run: $(VENV)/.installed ## ingest the documents in data/inbox
 	@$(PY) -m pipeline run-now
 
 test: $(VENV)/.installed-dev ## run the tests
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-all: $(VENV)/.installed-torch ## run the tests with the second engine installed, which brings torch
-	$(PY) -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.installed-dev ## lint, formatting, types, layers
 	$(PY) -m ruff check $(CODE)
