@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from tests.in_process import call, can_call
+
 ROOT = Path(__file__).parents[1]
 SMALL_CHUNKS = {"NIGHTSHIFT_CHUNK_TOKENS": "64", "NIGHTSHIFT_CHUNK_OVERLAP": "8"}
 
@@ -56,19 +58,25 @@ class Host:
             **options,
         )
 
-    def run(self, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, process: bool = False) -> subprocess.CompletedProcess[str]:
+        """A command to its end: called in this process, or a process of its own for what only a process shows."""
+        if process or not can_call():
+            return self._run_process(arguments)
+        return call(arguments, self.environment(), self.data_dir)
+
+    def run_json(self, *arguments: str, code: int = 0, process: bool = False) -> Any:
+        result = self.run(*arguments, "--json", process=process)
+        assert result.returncode == code, (result.returncode, result.stdout, result.stderr)
+        return json.loads(result.stdout)
+
+    def _run_process(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         process = self.spawn(*arguments)
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(timeout=240)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-    def run_json(self, *arguments: str, code: int = 0) -> Any:
-        result = self.run(*arguments, "--json")
-        assert result.returncode == code, (result.returncode, result.stdout, result.stderr)
-        return json.loads(result.stdout)
 
 
 def children(process: subprocess.Popen[str], module: str = "") -> list[psutil.Process]:

@@ -30,7 +30,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Host, Any]:
     data = tmp_path_factory.mktemp("data")
     shutil.copytree(INBOX, data / "inbox")
     host = Host(data, {})
-    return host, host.run_json("run-now")
+    return host, host.run_json("run-now", process=True)
 
 
 @pytest.fixture

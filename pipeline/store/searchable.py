@@ -26,7 +26,7 @@ def searchable_files(session: Session, view: View) -> Sequence[SearchableFile]:
     query = sa.select(ContentRow.id, ContentRow.page_count).where(
         ContentRow.embedded_count > 0, ContentRow.id.in_(searched_contents(view))
     )
-    pages: dict[int, int] = dict(session.execute(query).tuples().all())
+    pages = {row.id: row.page_count for row in session.execute(query)}
     shown = files_of(session, view, pages)
     found = [SearchableFile(file.path, pages[content], content) for content, files in shown.items() for file in files]
     return sorted(found, key=lambda file: file.path)
