@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,26 @@ class Shared:
             return False
 
         wait_until(asleep)
+
+    @contextmanager
+    def gate(self, vectors: int) -> Iterator[None]:
+        """Meanwhile no host stores more once there are so many vectors, so that none of them ends its work."""
+        function = "gate() RETURNS trigger LANGUAGE plpgsql"
+        with self.engine.connect() as keeper:
+            keeper.execute(sa.text("SELECT pg_advisory_lock(1)"))
+            keeper.execute(
+                sa.text(
+                    f"CREATE FUNCTION {function} AS $$ BEGIN "
+                    f"IF (SELECT count(*) FROM embeddings) >= {vectors} THEN PERFORM pg_advisory_xact_lock(1); END IF; "
+                    "RETURN NULL; END $$"
+                )
+            )
+            keeper.execute(
+                sa.text("CREATE TRIGGER gate BEFORE INSERT ON embeddings FOR EACH STATEMENT EXECUTE FUNCTION gate()")
+            )
+            keeper.commit()
+            yield
+            keeper.execute(sa.text("SELECT pg_advisory_unlock(1)"))
 
     def wait_for_vectors(self, more_than: int = 0) -> None:
         wait_until(lambda: self.count(EmbeddingRow.chunk_id) > more_than)
@@ -190,10 +212,12 @@ def test_a_host_that_slept_notices_that_it_was_taken_for_dead(
 def test_a_third_host_finishes_what_two_that_were_killed_began(
     shared: Shared, documents: Path, alone: dict[tuple[str, int], Any]
 ) -> None:
-    both = [shared.host(name).spawn("run-now", str(documents), "--json") for name in ("north", "south")]
-    shared.wait_for_vectors()
-    for process in both:
-        kill_and_reap(process)
+    with shared.gate(vectors=1):
+        both = [shared.host(name).spawn("run-now", str(documents), "--json") for name in ("north", "south")]
+        shared.wait_for_vectors()
+        wait_until(lambda: shared.runs() == {"north": "running", "south": "running"})
+        for process in both:
+            kill_and_reap(process)
     assert ended(shared.host("west").spawn("run-now", str(documents), "--json"))["outcome"] == "complete"
     assert_complete(shared, alone)
     # One that held nothing need not be missed yet.

@@ -39,6 +39,7 @@ from pipeline.core.errors import NightshiftError
 from pipeline.core.modes import Mode, Slot
 from pipeline.core.redaction import redacted
 from pipeline.core.schedule import Hold, desired_mode, next_change, so_far
+from pipeline.ingest.work import utc_now
 from pipeline.runner.inbox import never_looked_at
 from pipeline.runner.ownership import owner_of
 from pipeline.scheduler.jobs import load_jobs
@@ -74,7 +75,7 @@ def show_status(database: str | None, *, as_json: bool) -> None:
     """
     with errors_explained(as_json=as_json):
         loaded = load_settings({"database_url": database})
-    settings, now = loaded.settings, dt.datetime.now(dt.UTC)
+    settings, now = loaded.settings, utc_now()
     said, progress = _host(loaded)
     problem: NightshiftError | None = None
     try:

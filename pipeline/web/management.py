@@ -51,7 +51,9 @@ def management_routes(services: Services) -> APIRouter:
         responses=described(shapes.Detail, 404, 409),
     )
     async def switch_backend(
-        model_name: Annotated[str | None, Query(description="Empty, or any name of a configured model.")] = None,
+        model_name: Annotated[
+            shapes.InAddress | None, Query(description="Empty, or any name of a configured model.")
+        ] = None,
         model_type: Annotated[Literal["generation", "embedding"] | None, Query()] = None,
         body: shapes.SwitchBackendRequest | None = None,
     ) -> shapes.SwitchBackendDone:

@@ -8,23 +8,25 @@ from pydantic import Field
 
 from pipeline.core.fusion import By
 from pipeline.runner.searching import MOST_PARTS, Asked
-from pipeline.web.shapes import Request, Shape
+from pipeline.web.shapes import InAddress, Request, Shape
 
 
 class DocumentParameters(Request):
     """The query of `/api/search/documents`; see `Filter`."""
 
-    q: str = Field(min_length=1, max_length=8000, description="What to look for.")
+    q: InAddress = Field(min_length=1, max_length=8000, description="What to look for.")
     k: int = Field(default=5, ge=1, le=1000, description="How many results.")
-    source: list[str] = Field(
+    source: list[InAddress] = Field(
         default=[], max_length=MOST_PARTS, description="Only what lies in this folder or file; an absolute path."
     )
-    path: list[str] = Field(
+    path: list[InAddress] = Field(
         default=[], max_length=MOST_PARTS, description="Only files whose path in their source matches this glob."
     )
-    type: list[str] = Field(default=[], max_length=MOST_PARTS, description="Only these: pdf, docx, text.")
-    after: str | None = Field(default=None, description="Only files changed then or later: 2026-01-31, or 7d ago.")
-    before: str | None = Field(default=None, description="Only files changed before that.")
+    type: list[InAddress] = Field(default=[], max_length=MOST_PARTS, description="Only these: pdf, docx, text.")
+    after: InAddress | None = Field(
+        default=None, description="Only files changed then or later: 2026-01-31, or 7d ago."
+    )
+    before: InAddress | None = Field(default=None, description="Only files changed before that.")
     explain: bool = Field(default=False, description="Say how each result came to its place.")
 
     def asked(self) -> Asked:

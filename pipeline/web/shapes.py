@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    model_validator,
+)
 
 from pipeline.core.documents import DocumentState
 from pipeline.core.modes import Device, Mode, Slot
@@ -33,6 +42,9 @@ DEEPEST = 64
 
 MOST_INTEGER = 2**63 - 1
 """What a database can hold."""
+
+InAddress = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+"""A text in the query of an address. One with the character 0 is refused before anything else looks at it."""
 
 
 class Request(BaseModel):

@@ -39,8 +39,15 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def model_servers() -> list[psutil.Process]:
-    """Those that this process started."""
-    return [child for child in psutil.Process().children() if "--n-gpu-layers=0" in child.cmdline()]
+    """Those that this process started and that have not ended."""
+
+    def serves(child: psutil.Process) -> bool:
+        try:
+            return "--n-gpu-layers=0" in child.cmdline()
+        except (psutil.ZombieProcess, psutil.NoSuchProcess):
+            return False
+
+    return [child for child in psutil.Process().children() if serves(child)]
 
 
 @pytest.fixture

@@ -129,7 +129,11 @@ class _Writer:
         self._schema = schema(table)
         repeated = [name for name in _REPEATED if name in self._schema.names]
         self._writer = self._pa.parquet.ParquetWriter(
-            path, self._schema, compression="zstd", use_dictionary=repeated or False
+            path,
+            self._schema,
+            compression="zstd",
+            use_dictionary=repeated or False,
+            write_page_checksum=True,
         )
 
     def __enter__(self) -> _Writer:

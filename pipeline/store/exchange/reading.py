@@ -139,7 +139,7 @@ def rows_of(folder: Path, table: str) -> Iterator[dict[str, Any]]:
                 if max(group.total_byte_size, group.num_rows * 64, values * BYTES_PER_NUMBER) > LARGEST_GROUP:
                     raise StoreError(f"{path}: row group {number} is too large")
         # Repeated texts stay one text until it is known what they come to.
-        with pa.parquet.ParquetFile(path, read_dictionary=_texts(table)) as file:
+        with pa.parquet.ParquetFile(path, read_dictionary=_texts(table), page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=ROWS):
                 if _bytes_of_texts(batch) > LARGEST_BATCH:
                     raise StoreError(f"{path}: its texts are too large")
