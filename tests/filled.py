@@ -26,6 +26,7 @@ from pipeline.store.nearest import nearest_chunks, nearest_documents
 from pipeline.store.tables import ChunkRow, ContentEmbeddingRow, ContentRow, DocumentRow, EmbeddingRow
 from pipeline.store.view import view_of
 from tests.conftest import DEFAULT_MODEL
+from tests.in_process import kept_servers
 
 INBOX = Path(__file__).parents[1] / "data" / "inbox"
 DOCUMENTS = (
@@ -51,10 +52,12 @@ class World:
         return self.store.engine.dialect.name == "sqlite"
 
     def verify(self, wanted: Wanted = ALL) -> Findings:
-        return asyncio.run(verify(self.settings, self.store, wanted, lambda *_: None))
+        with kept_servers():
+            return asyncio.run(verify(self.settings, self.store, wanted, lambda *_: None))
 
     def repair(self, wanted: Wanted = ALL, *, run: bool = True) -> Repaired:
-        return asyncio.run(repair(self.settings, self.store, wanted, lambda *_: None, asyncio.Event(), run=run))
+        with kept_servers():
+            return asyncio.run(repair(self.settings, self.store, wanted, lambda *_: None, asyncio.Event(), run=run))
 
     def sql(self, statement: str, **parameters: object) -> None:
         with self.store.begin() as session:
@@ -96,7 +99,8 @@ def fill(data_dir: Path, url: str, folder: Path) -> None:
     upgrade(engine)
     engine.dispose()
     settings = settings_for(data_dir, url)
-    report = asyncio.run(run_now(settings, [folder], Progress(started_monotonic=time.monotonic()), asyncio.Event()))
+    with kept_servers():
+        report = asyncio.run(run_now(settings, [folder], Progress(started_monotonic=time.monotonic()), asyncio.Event()))
     assert report.outcome == "complete"
 
 

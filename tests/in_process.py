@@ -56,8 +56,7 @@ def call(arguments: Sequence[str], environment: Mapping[str, str], folder: Path)
         }.items():
             stack.callback(setattr, sys, name, getattr(sys, name))
             setattr(sys, name, value)
-        stack.callback(setattr, ModelServer, "_spawn", ModelServer._spawn)
-        ModelServer._spawn = _borrow  # type: ignore[assignment,method-assign]
+        stack.enter_context(kept_servers())
         stack.callback(structlog.reset_defaults)
         code: Any = 0
         try:
@@ -69,6 +68,17 @@ def call(arguments: Sequence[str], environment: Mapping[str, str], folder: Path)
             file.seek(0)
             texts.append(file.read())
     return subprocess.CompletedProcess(arguments, int(code or 0), *texts)
+
+
+@contextmanager
+def kept_servers() -> Iterator[None]:
+    """Model servers that are started meanwhile stay, and are used again by whoever asks for the like."""
+    before = ModelServer._spawn
+    ModelServer._spawn = _borrow  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        ModelServer._spawn = before  # type: ignore[method-assign]
 
 
 @contextmanager
