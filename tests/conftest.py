@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ import sqlalchemy as sa
 import structlog
 
 from pipeline.store.database import Database, make_engine, upgrade
+
+# Each process that a test starts would compile the program anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Slow hosts are no failure, and what fails on one host fails on all. To explore: pytest --hypothesis-profile=default
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)

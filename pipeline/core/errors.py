@@ -213,6 +213,10 @@ class Unstable(ExtractionError):
     transient = True
 
 
+class NotRecognised(Exception):
+    """OCR failed on one page; why, as the end of a sentence."""
+
+
 class ModelError(NightshiftError):
     """The weights were not found, are not a model, or could not be downloaded."""
 

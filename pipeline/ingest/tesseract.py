@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.backends.leash import NOT_FOUND, leashed
-from pipeline.core.errors import Unstable, UsageError
-from pipeline.ingest.extract.scans import NotRecognised
+from pipeline.core.errors import NotRecognised, Unstable, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

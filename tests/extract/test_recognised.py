@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.documents import DocumentKind, Extracted
-from pipeline.core.errors import Broken, NoText, Unstable
+from pipeline.core.errors import Broken, NoText, NotRecognised, Unstable
 from pipeline.ingest.extract import extract
 from pipeline.ingest.extract.places import lines_of
 from pipeline.ingest.extract.recognised import recognised
-from pipeline.ingest.extract.scans import NotRecognised
 from pipeline.ingest.extract.text import HYPHEN_MARK
 from tests.extract.sample_documents import encrypted_pdf, pdf
 from tests.ingest.scanned import scanned

@@ -18,8 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.core.documents import DocumentKind
-from pipeline.core.errors import Broken, Encrypted, NoText, Unstable, UsageError
-from pipeline.ingest.extract.scans import NotRecognised
+from pipeline.core.errors import Broken, Encrypted, NoText, NotRecognised, Unstable, UsageError
 from pipeline.ingest.flow import ingest
 from pipeline.ingest.pool import ExtractedChunks, ExtractionPool
 from pipeline.ingest.tesseract import Ocr, Tesseract, find_tesseract

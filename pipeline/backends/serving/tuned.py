@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.backends.accelerator import find_accelerator
 from pipeline.backends.options import Tuned
 
 if TYPE_CHECKING:
@@ -86,6 +85,8 @@ def fill(options: T, tuned: Tuned | None) -> T:
 def device_name(*, on_gpu: bool) -> str:
     """What a person would call the device: the GPU's name, or the processor's with the cores that may be used."""
     if on_gpu:
+        from pipeline.backends.accelerator import find_accelerator  # brings what the parent logs with
+
         gpu = find_accelerator()
         return gpu.name if gpu is not None else "GPU"
     return f"{_processor()}, {usable_cores()} cores"

@@ -4,6 +4,8 @@ Knows the two formats and nothing of files, settings, processes or the database.
 be handed anything: whatever a hostile file does inside a library comes out as one of the
 errors below. What it cannot stop is a native crash or a loop, so the caller runs it in a
 process with a limit on time and memory.
+
+The libraries for a format are imported by its first document: most processes see few formats.
 """
 
 from __future__ import annotations
@@ -12,15 +14,14 @@ from typing import TYPE_CHECKING, assert_never
 
 from pipeline.core.documents import DocumentKind, Extracted
 from pipeline.core.errors import Broken, ExtractionError
-from pipeline.ingest.extract.docx import read_docx
 from pipeline.ingest.extract.note import read_note
-from pipeline.ingest.extract.pdf import PdfEngine, read_pdf
 from pipeline.ingest.extract.reading import unheard
 from pipeline.ingest.extract.sniff import check_content
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.ingest.extract.pdf import PdfEngine
     from pipeline.ingest.extract.reading import Step
     from pipeline.ingest.extract.scans import Recogniser
 
@@ -59,8 +60,12 @@ def extract(
             return read_note(data)
         match check_content(data, kind, name):
             case DocumentKind.PDF:
+                from pipeline.ingest.extract.pdf import read_pdf
+
                 return read_pdf(data, pdf_engine, passwords, step, ocr)
             case DocumentKind.DOCX:
+                from pipeline.ingest.extract.docx import read_docx
+
                 return read_docx(data)
             case DocumentKind.TEXT:  # no content says so of itself
                 return read_note(data)

@@ -10,7 +10,6 @@ from pipeline.ingest.extract.layout import laid_out
 from pipeline.ingest.extract.scans import read_scans
 from pipeline.ingest.extract.text import has_text
 from pipeline.ingest.extract.with_pdfium import read_with_pdfium
-from pipeline.ingest.extract.with_pypdf import read_with_pypdf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +104,13 @@ def _first_that_opens(data: bytes, passwords: Sequence[str], step: Step) -> PdfR
     except ExtractionError:
         return reading
     return other if len(other.unreadable) < len(reading.unreadable) else reading
+
+
+def read_with_pypdf(data: bytes, passwords: Sequence[str], step: Step) -> PdfReading:
+    """What pypdf reads. It is imported by the first PDF that needs it, which few do."""
+    from pipeline.ingest.extract import with_pypdf
+
+    return with_pypdf.read_with_pypdf(data, passwords, step)
 
 
 def _second_opinion(data: bytes, passwords: Sequence[str], step: Step, first: ExtractionError) -> PdfReading:

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pipeline.core.documents import Recognition
-from pipeline.core.errors import ExtractionError
+from pipeline.core.errors import ExtractionError, NotRecognised
 from pipeline.ingest.extract.recognised import POINTS_PER_INCH, RecognisedPage, recognised
 from pipeline.ingest.extract.with_pdfium import opened
 
@@ -25,10 +25,6 @@ FAILURES_AT_MOST = 3
 _PIXELS_AT_MOST = 50_000_000
 # What Tesseract takes (INT16_MAX), with a margin.
 _SIDE_AT_MOST = 32_000
-
-
-class NotRecognised(Exception):
-    """OCR failed on one page; why, as the end of a sentence."""
 
 
 class Recogniser(Protocol):
