@@ -16,8 +16,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.errors import SchemaError, StoreError, UsageError
-from pipeline.store.database import BUSY_TIMEOUT_MS, known_revisions
+from pipeline.core.errors import StoreError, UsageError
+from pipeline.store.database import BUSY_TIMEOUT_MS, check_revision
 from pipeline.store.nearest.copies import folder_of
 from pipeline.store.sqlite_file import uri_for_reading
 
@@ -71,7 +71,7 @@ def restore(backup: Path, database: Path, *, force: bool) -> BackedUp:
 
     Raises:
         UsageError: `backup` is not one, or the database holds documents and not `force`.
-        SchemaError: it was made by a newer version.
+        SchemaError: it was made by a newer version, or by one that is too old.
         StoreError: it is not sound, or a process uses the database.
     """
     if not backup.is_file():
@@ -148,12 +148,6 @@ def _sum_of(file: Path) -> int:
 def _set_sum(file: Path, value: int) -> None:
     with closing(_connect(file)) as connection:
         connection.execute(f"PRAGMA application_id = {value}")
-
-
-def check_revision(revision: str, name: str) -> None:
-    """Raises SchemaError where a backup was made by a newer version than this."""
-    if revision not in known_revisions():
-        raise SchemaError(f"{name} was made by a newer version of Nightshift (revision {revision}): update the program")
 
 
 def _connect(file: Path) -> sqlite3.Connection:

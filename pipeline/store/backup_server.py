@@ -19,7 +19,8 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import RunInProgress, StoreError, UsageError
-from pipeline.store.backup import BackedUp, check_revision, put_in_place, unfinished_beside
+from pipeline.store.backup import BackedUp, put_in_place, unfinished_beside
+from pipeline.store.database import check_revision
 from pipeline.store.extension import ensure_extension
 from pipeline.store.runs import LEASE
 from pipeline.store.tables import Table

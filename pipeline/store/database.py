@@ -38,9 +38,6 @@ BUSY_TIMEOUT_MS = 30_000
 HOST = "host"
 """In what a session carries: the name of the host that it is of."""
 
-_WITH_EXTENSION = "0009"
-"""The first revision with vectors of pgvector's type."""
-
 IDLE_MS = 60_000
 """Between two statements of a transaction on a server; ours are over in milliseconds, or are at work."""
 
@@ -99,7 +96,7 @@ class Database:
 
         Raises:
             StoreError: it cannot be reached.
-            SchemaError: it is a server database whose tables are out of date, or it is newer than this program.
+            SchemaError: it is a server database whose tables are out of date, or no revision that this program knows.
         """
         engine = make_engine(url)
         try:
@@ -292,12 +289,11 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     """Bring the tables to `revision`, all in one transaction. Hosts that do so at the same time take turns.
 
     Raises:
-        SchemaError: the database was made by a newer version, or its server lacks what this one needs.
+        SchemaError: the database is at a revision that this version does not know, or its server lacks what it needs.
         StoreError: the database cannot be used.
     """
     # Alembic is slow to import, and rarely needed.
     from alembic.config import Config
-    from alembic.util import CommandError
 
     from alembic import command
 
@@ -307,12 +303,11 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         config.attributes["connection"] = connection
         if connection.dialect.name == "postgresql":
             transaction_lock(connection, "upgrade")
-            if revision == "head" or revision >= _WITH_EXTENSION:
-                ensure_extension(connection)
+        check_revision(_revision_of(connection), _name_of(engine.url))
+        if connection.dialect.name == "postgresql":
+            ensure_extension(connection)
         try:
             command.upgrade(config, revision)
-        except CommandError as error:
-            raise SchemaError(_newer(engine.url)) from error
         except SQLAlchemyError as error:
             raise StoreError(_unusable(engine.url, error)) from error
 
@@ -324,22 +319,41 @@ def _bring_up_to_date(engine: Engine) -> None:
             with engine.connect() as connection:
                 check_extension(connection)
         return
+    check_revision(current, _name_of(engine.url))
     if engine.dialect.name == "sqlite":
         upgrade(engine)
         return
-    if current is not None and current not in known_revisions():
-        raise SchemaError(_newer(engine.url))
     state = "has no tables yet" if current is None else f"is at revision {current}, this version needs {head}"
-    raise SchemaError(f"the database {shown(engine.url)} {state}: run `python -m pipeline db upgrade`")
+    raise SchemaError(f"{_name_of(engine.url)} {state}: run `python -m pipeline db upgrade`")
+
+
+def check_revision(revision: str | None, name: str) -> None:
+    """Raises SchemaError where this program has no such revision.
+
+    revision: what a database is at, or a backup; None: no tables yet. name: how the message calls it.
+    """
+    known = known_revisions()
+    if revision is None or revision in known:
+        return
+    if revision.isdecimal() and revision < known[0]:
+        raise SchemaError(
+            f"{name} is at revision {revision}, and this version of Nightshift can upgrade it only from {known[0]} on: "
+            'upgrade it with an older version first (docs/operations.md, "Very old databases")'
+        )
+    raise SchemaError(f"{name} was made by a newer version of Nightshift (revision {revision}): update the program")
 
 
 def _current(engine: Engine) -> str | None:
-    # The same answer as Alembic's, without the time that importing Alembic takes at each start.
     with engine.connect() as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return None
-        revision: Any = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-        return None if revision is None else str(revision)
+        return _revision_of(connection)
+
+
+def _revision_of(connection: Connection) -> str | None:
+    # The same answer as Alembic's, without the time that importing Alembic takes at each start.
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    revision: Any = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return None if revision is None else str(revision)
 
 
 def _head() -> str:
@@ -364,8 +378,8 @@ def shown(url: URL) -> str:
     return redacted(address + mark + parameters.replace("%2F", "/"))
 
 
-def _newer(url: URL) -> str:
-    return f"the database {shown(url)} was made by a newer version of Nightshift: update the program"
+def _name_of(url: URL) -> str:
+    return f"the database {shown(url)}"
 
 
 def _unusable(url: URL, error: BaseException) -> str:

@@ -27,7 +27,7 @@ from pipeline.core.schedule import Hold
 from pipeline.runner.ownership import own_host
 from pipeline.runner.untold import this_process
 from pipeline.store import holds, library, queue, runs, switches
-from pipeline.store.database import Database, make_engine, upgrade
+from pipeline.store.database import Database
 from pipeline.store.switches import SwitchOutcome, SwitchReason
 from pipeline.web import shapes
 from tests.store import rows
@@ -283,15 +283,6 @@ def test_the_documents_that_failed_last_come_first(store: Database, show: Show, 
         library.note_unreadable(session, source, [library.UnreadableFile("locked.pdf", 1, "permission denied")], NOW)
     lines = show(database_url)["failed"].splitlines()
     assert [line.split(": ", 1)[0] for line in lines] == ["/docs/locked.pdf", "/docs/n4.pdf", "/docs/n3.pdf"]
-
-
-@pytest.mark.parametrize("revision", ["0001", "0005", "0009"])
-def test_an_old_sqlite_database_is_shown(show: Show, tmp_path: Path, revision: str) -> None:
-    url = f"sqlite:///{tmp_path / 'old.db'}"
-    engine = make_engine(url)
-    upgrade(engine, revision)
-    engine.dispose()
-    assert show(url)["documents"] == "0"
 
 
 def test_a_database_that_cannot_be_used_leaves_the_host_s_part(

@@ -1,6 +1,6 @@
 """What a database of each revision holds: a program at work, written down without that program's code.
 
-A new migration adds one entry to `ROWS`: rows for its new tables, and values for its new columns.
+A new revision adds one entry to `ROWS`: rows for its new tables, and values for its new columns.
 Old entries are never changed: they are what users have.
 """
 
@@ -39,7 +39,7 @@ def _content(text: str, state: str, **more: Any) -> dict[str, Any]:
         "sha256": _hash(text), "kind": "pdf", "model_id": 1, "recipe": "r", "state": state, "stage": None,
         "reason": None, "attempts": 0, "retry_at": None, "claimed_by": None, "title": None, "details": {},
         "page_count": 0, "characters": 0, "chunk_count": 0, "embedded_count": 0, "failed_count": 0,
-        "created_at": FIRST_NIGHT, "embedded_at": None,
+        "created_at": FIRST_NIGHT, "embedded_at": None, "priority": 0, "modified_ns": 0, "token_count": 0,
     }  # fmt: skip
     return blank | more
 
@@ -48,7 +48,8 @@ def _chunk(content_id: int, ordinal: int, text: str, error: str | None = None) -
     return {
         "content_id": content_id, "ordinal": ordinal, "start_char": 10 * ordinal, "end_char": 10 * ordinal + len(text),
         "page_first": 1, "page_last": None if ordinal else 2, "headings": ["Über", "§ 1"] if ordinal else [],
-        "token_count": 4, "text": text, "error": error,
+        "token_count": 4, "text": text, "error": error, "digest": bytes([ordinal]) * 16,
+        "prefix": "Größe | Preis\n" if ordinal else "",
     }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def _document(path: str, text: str | None, current: int | None, pending: int | N
     blank = {
         "source_id": 1, "path": path, "size": 5 << 32, "mtime_ns": 1_774_749_599_123_456_789,
         "sha256": None if text is None else _hash(text), "current_id": current, "pending_id": pending,
-        "problem": None, "found_at": FIRST_NIGHT,
+        "problem": None, "found_at": FIRST_NIGHT, "gone_at": None,
     }  # fmt: skip
     return blank | more
 
@@ -65,35 +66,46 @@ def _run(run_id: str, state: str, **more: Any) -> dict[str, Any]:
     blank = {
         "id": run_id, "state": state, "host": "box", "pid": 4321, "process_started": 1774749590.25,
         "started_at": FIRST_NIGHT, "heartbeat_at": FIRST_NIGHT, "finished_at": None, "sources": ["/docs"],
-        "chunks_embedded": 0, "error": None,
+        "chunks_embedded": 0, "error": None, "job": None, "window_start": None, "window_end": None, "stop_at": None,
+        "task": "ingest", "fingerprint": MODEL, "device": "gpu", "documents_read": 3, "documents_done": 2,
+        "pages_read": 40, "characters": 5 << 32, "tokens_embedded": 6 << 32, "extract_seconds": 1.5,
+        "embed_seconds": 2.25, "request_seconds": 0.125, "report": {"outcome": "complete", "causes": ["größer"]},
     }  # fmt: skip
     return blank | more
 
 
-_FIRST: Rows = {
+_TWELFTH: Rows = {
     "models": [
         {
             "fingerprint": MODEL, "name": "m", "path": "/models/m.gguf", "size": 45_949_216, "mtime_ns": 7,
-            "dimension": DIMENSION, "active": True, "created_at": FIRST_NIGHT,
+            "dimension": DIMENSION, "active": True, "created_at": FIRST_NIGHT, "set_aside": True,
         }
     ],
-    "sources": [{"root": "/docs", "created_at": FIRST_NIGHT}],
+    "sources": [
+        {"root": "/docs", "created_at": FIRST_NIGHT, "looked_at_by": "killed", "folder": None, "mark": "5eed"}
+    ],
+    "source_hosts": [
+        {"source_id": 1, "host": "box", "looked_at": FIRST_NIGHT},
+        {"source_id": 1, "host": "größer", "looked_at": FIRST_NIGHT},
+    ],
     "runs": [
         _run("finished", "complete", finished_at=FIRST_NIGHT, chunks_embedded=3),
-        _run("killed", "running"),
+        _run("killed", "running", job="nightly", window_start=FIRST_NIGHT,
+             window_end=FIRST_NIGHT + dt.timedelta(hours=6), stop_at=FIRST_NIGHT + dt.timedelta(hours=6)),
     ],
     # Ids are 1, 2, ... in this order.
     "contents": [
         _content("done", "embedded", title="Fähre", details={"engine": "pdfium", "metadata": {"Author": "Ada"}},
                  page_count=2, characters=20, chunk_count=2, embedded_count=2, embedded_at=FIRST_NIGHT),
-        _content("old", "embedded", chunk_count=1, embedded_count=1, embedded_at=FIRST_NIGHT),
-        _content("new", "extracted", chunk_count=2, embedded_count=1, claimed_by="killed"),
+        _content("old", "embedded", chunk_count=1, embedded_count=1, embedded_at=FIRST_NIGHT, priority=1,
+                 modified_ns=1_774_749_599_123_456_789, token_count=4),
+        _content("new", "extracted", chunk_count=2, embedded_count=1, claimed_by="killed", token_count=8),
         _content("waits", "discovered", attempts=1, reason="timed out", stage="extract", retry_at=FIRST_NIGHT),
         _content("partly", "failed", stage="embed", reason="1 of 2", chunk_count=2, embedded_count=1, failed_count=1,
                  embedded_at=FIRST_NIGHT),
     ],
     "documents": [
-        _document("done.pdf", "done", 1, None),
+        _document("done.pdf", "done", 1, None, gone_at=FIRST_NIGHT),
         _document("copies/done.pdf", "done", 1, None),
         _document("changed.pdf", "new", 2, 3),
         _document("waits.pdf", "waits", None, 4),
@@ -104,26 +116,34 @@ _FIRST: Rows = {
         _chunk(1, 0, "first"), _chunk(1, 1, "zweiter Teil, größer"), _chunk(2, 0, "outdated"),
         _chunk(3, 0, "stored"), _chunk(3, 1, "queued"), _chunk(5, 0, "whole"), _chunk(5, 1, "broken", "too odd"),
     ],
-    "embeddings": [{"chunk_id": number, "vector": axis(number % DIMENSION)} for number in (1, 2, 3, 4, 6)],
+    "embeddings": [
+        {"chunk_id": chunk, "content_id": content, "model_id": 1, "vector": axis(chunk % DIMENSION)}
+        for chunk, content in ((1, 1), (2, 1), (3, 2), (4, 3), (6, 5))
+    ],
     "content_embeddings": [
         {"content_id": number, "method": "mean", "vector": axis(number % DIMENSION)} for number in (1, 2, 5)
     ],
-    "pending_chunks": [
-        {"chunk_id": 5, "content_id": 3, "tokens": np.asarray([101, 7, 30_000, 102], "<i4").tobytes()}
-    ],
-}  # fmt: skip
-
-_SECOND: Rows = {
-    **_FIRST,
-    "runs": [
-        {**row, "job": job, "window_start": start, "window_end": end, "stop_at": end}
-        for row, job, start, end in zip(
-            _FIRST["runs"],
-            (None, "nightly"),
-            (None, FIRST_NIGHT),
-            (None, FIRST_NIGHT + dt.timedelta(hours=6)),
-            strict=True,
+    "chunk_words": [
+        {"chunk_id": number, "words": words}
+        for number, words in enumerate(
+            ("first", "uber § 1 zweiter teil grosser", "outdated", "stored", "queued", "whole", "broken"), start=1
         )
+    ],
+    "pending_chunks": [
+        {
+            "chunk_id": 5, "content_id": 3, "tokens": np.asarray([101, 7, 30_000, 102], "<i4").tobytes(),
+            "in_stretch": False,
+        }
+    ],
+    # Of a document that was sent back to be read again.
+    "pending_stretches": [
+        {
+            "content_id": 4, "tokens": np.asarray([101, 9, 7, 30_000, 102], "<i4").tobytes(),
+            "spans": np.asarray([[8, 2, 5]], "<i8").tobytes(),
+        }
+    ],
+    "deliveries": [
+        {"run_id": "finished", "due_at": FIRST_NIGHT, "attempts": 2, "error": "refused", "delivered_at": None}
     ],
     "mode_switches": [
         {
@@ -131,52 +151,28 @@ _SECOND: Rows = {
             "started_at": FIRST_NIGHT, "finished_at": FIRST_NIGHT + dt.timedelta(seconds=4), "outcome": "done",
             "phases": {"close": 0.001, "drain": 1.5, "open": 0.0}, "memory_before": 150 << 30, "memory_after": 1 << 20,
             "device": "GPU 0", "pids_before": [10], "pids_after": [11, 12], "in_flight": 3, "cut": 1, "error": None,
+            "host": "box",
         },
         {
             "from_mode": "idle", "to_mode": "generation", "reason": "operator", "detail": None,
             "started_at": FIRST_NIGHT, "finished_at": None, "outcome": "running", "phases": {}, "memory_before": None,
             "memory_after": None, "device": None, "pids_before": [], "pids_after": [], "in_flight": 0, "cut": 0,
-            "error": None,
+            "error": None, "host": "box",
         },
     ],
-    "holds": [{"id": 1, "mode": "mixed", "until": None, "set_at": FIRST_NIGHT, "set_by": "ada"}],
+    "holds": [{"id": 1, "host": "box", "mode": "mixed", "until": None, "set_at": FIRST_NIGHT, "set_by": "ada"}],
     "loads": [
         {
-            "fingerprint": MODEL, "kind": "llama-cpp", "device": "gpu", "seconds": 1.25, "seconds_max": 3.5,
-            "count": 9, "measured_at": FIRST_NIGHT,
+            "host": "box", "fingerprint": MODEL, "kind": "llama-cpp", "device": "gpu", "seconds": 1.25,
+            "seconds_max": 3.5, "count": 9, "measured_at": FIRST_NIGHT,
         }
     ],
     "job_states": [
         {
-            "name": "nightly", "known_since": FIRST_NIGHT, "last_started": FIRST_NIGHT, "last_finished": None,
-            "last_outcome": "failed", "failures": 1,
+            "host": "box", "name": "nightly", "known_since": FIRST_NIGHT, "last_started": FIRST_NIGHT,
+            "last_finished": None, "last_outcome": "failed", "failures": 1,
         }
     ],
-}  # fmt: skip
-
-_THIRD: Rows = {
-    **_SECOND,
-    "runs": [
-        {
-            **row, "task": "ingest", "fingerprint": MODEL, "device": "gpu", "documents_read": 3, "documents_done": 2,
-            "pages_read": 40, "characters": 5 << 32, "tokens_embedded": 6 << 32, "extract_seconds": 1.5,
-            "embed_seconds": 2.25, "request_seconds": 0.125, "report": {"outcome": "complete", "causes": ["größer"]},
-        }
-        for row in _SECOND["runs"]
-    ],
-    "contents": [
-        {**row, "priority": number, "modified_ns": 1_774_749_599_123_456_789 + number, "token_count": 4 * number}
-        for number, row in enumerate(_SECOND["contents"])
-    ],
-    "models": [{**_SECOND["models"][0], "set_aside": True}],
-    "chunks": [{**row, "digest": bytes([number]) * 16} for number, row in enumerate(_SECOND["chunks"])],
-    "deliveries": [
-        {"run_id": "finished", "due_at": FIRST_NIGHT, "attempts": 2, "error": "refused", "delivered_at": None}
-    ],
-}  # fmt: skip
-
-_FOURTH: Rows = {
-    **_THIRD,
     "tunings": [
         {
             "fingerprint": MODEL, "device": "A processor, 2 cores", "build": "llama-cpp-python 0.3.36 (CPU: AVX2)",
@@ -185,92 +181,23 @@ _FOURTH: Rows = {
             "measured_at": FIRST_NIGHT,
         }
     ],
-}  # fmt: skip
-
-_FIFTH: Rows = {
-    **_FOURTH,
-    "pending_chunks": [{**row, "in_stretch": False} for row in _FOURTH["pending_chunks"]],
-    # Of a document that was sent back to be read again.
-    "pending_stretches": [
+    "mirrors": [
         {
-            "content_id": 4, "tokens": np.asarray([101, 9, 7, 30_000, 102], "<i4").tobytes(),
-            "spans": np.asarray([[8, 2, 5]], "<i8").tobytes(),
+            "name": "qdrant", "location": "http://qdrant:6333 nightshift", "created_at": FIRST_NIGHT, "attempts": 3,
+            "error": "größer", "due_at": FIRST_NIGHT, "in_line_at": None, "looked_at": FIRST_NIGHT, "shown": MODEL,
         }
     ],
+    "outbox": [
+        {
+            "fingerprint": MODEL, "sha256": _hash(text), "kind": "pdf", "recipe": "r", "attempts": tries,
+            "error": error, "due_at": due,
+        }
+        for text, tries, error, due in (("done", 0, None, None), ("gone", 2, "too large", FIRST_NIGHT))
+    ],
+    "mirrored": [{"fingerprint": MODEL, "sha256": _hash("gone"), "kind": "pdf", "recipe": "r", "points": 2}],
 }  # fmt: skip
 
-_SEVENTH: Rows = {
-    **_FIFTH,
-    "chunks": [{**row, "prefix": "Größe | Preis\n" if row["ordinal"] else ""} for row in _FIFTH["chunks"]],
-}
-
-_EIGHTH: Rows = {
-    **_SEVENTH,
-    "documents": [
-        {**row, "gone_at": FIRST_NIGHT if number == 0 else None} for number, row in enumerate(_SEVENTH["documents"])
-    ],
-}
-
-_CONTENT_OF = {1: 1, 2: 1, 3: 2, 4: 3, 6: 5}
-"""Of the chunks with vectors, by their ids."""
-
-_NINTH: Rows = {
-    **_EIGHTH,
-    "embeddings": [{**row, "content_id": _CONTENT_OF[row["chunk_id"]], "model_id": 1} for row in _EIGHTH["embeddings"]],
-}
-
-_TENTH: Rows = {
-    **_NINTH,
-    "chunk_words": [
-        {"chunk_id": number, "words": words}
-        for number, words in enumerate(
-            ("first", "uber § 1 zweiter teil grosser", "outdated", "stored", "queued", "whole", "broken"), start=1
-        )
-    ],
-}
-
-
-def _eleventh(before: Rows) -> Rows:
-    return {
-        **before,
-        "mirrors": [
-            {
-                "name": "qdrant", "location": "http://qdrant:6333 nightshift", "created_at": FIRST_NIGHT, "attempts": 3,
-                "error": "größer", "due_at": FIRST_NIGHT, "in_line_at": None,
-                "looked_at": FIRST_NIGHT, "shown": MODEL,
-            }
-        ],
-        "outbox": [
-            {
-                "fingerprint": MODEL, "sha256": _hash(text), "kind": "pdf", "recipe": "r", "attempts": tries,
-                "error": error, "due_at": due,
-            }
-            for text, tries, error, due in (("done", 0, None, None), ("gone", 2, "too large", FIRST_NIGHT))
-        ],
-        "mirrored": [{"fingerprint": MODEL, "sha256": _hash("gone"), "kind": "pdf", "recipe": "r", "points": 2}],
-    }  # fmt: skip
-
-
-def _twelfth(before: Rows) -> Rows:
-    here = {
-        table: [{"host": "box", **row} for row in before[table]]
-        for table in ("mode_switches", "holds", "loads", "job_states")
-    }
-    return {
-        **before,
-        **here,
-        "sources": [{**row, "looked_at_by": "killed", "folder": None, "mark": "5eed"} for row in before["sources"]],
-        "source_hosts": [
-            {"source_id": 1, "host": "box", "looked_at": FIRST_NIGHT},
-            {"source_id": 1, "host": "größer", "looked_at": FIRST_NIGHT},
-        ],
-    }
-
-
-ROWS: Mapping[str, Rows] = {
-    "0001": _FIRST, "0002": _SECOND, "0003": _THIRD, "0004": _FOURTH, "0005": _FIFTH, "0006": _FIFTH, "0007": _SEVENTH,
-    "0008": _EIGHTH, "0009": _NINTH, "0010": _TENTH, "0011": _eleventh(_TENTH), "0012": _twelfth(_eleventh(_TENTH)),
-}  # fmt: skip
+ROWS: Mapping[str, Rows] = {"0012": _TWELFTH}
 """What a database holds, by its revision."""
 
 
@@ -308,7 +235,7 @@ def _all(connection: Connection, table: str, columns: Sequence[str]) -> list[tup
 
 
 def _bytes_of_vector(value: Any) -> Any:
-    """A vector of PostgreSQL, which writes it `[1,0.5]`, as the float32 that SQLite and older versions hold."""
+    """A vector of PostgreSQL, which writes it `[1,0.5]`, as the float32 that SQLite holds."""
     if isinstance(value, str) and re.fullmatch(r"\[-?\d[-+.,e\d]*\]", value):
         return np.asarray(json.loads(value), "<f4").tobytes()
     return value

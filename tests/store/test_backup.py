@@ -187,20 +187,23 @@ def test_what_is_no_backup_changes_nothing(database: str, tmp_path: Path) -> Non
         assert names_in(database) == list(ALL)
 
 
-def test_a_backup_of_a_newer_version_is_refused(database: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("other", "told"), [("9999", "newer version"), ("0009", "is at revision 0009, and")])
+def test_a_backup_of_a_version_that_is_too_new_or_too_old_is_refused(
+    database: str, tmp_path: Path, other: str, told: str
+) -> None:
     engine, revision = make_engine(database), known_revisions()[-1]
-    for version in ("9999", revision):
+    for version in (other, revision):
         with engine.begin() as connection:
             connection.execute(sa.text("UPDATE alembic_version SET version_num = :to"), {"to": version})
         if version != revision:
             if database.startswith("sqlite"):
                 engine.dispose()
-                shutil.copy(file_of(database), tmp_path / "new.backup")
+                shutil.copy(file_of(database), tmp_path / "other.backup")
             else:
-                backed_up(database, tmp_path / "new.backup")
+                backed_up(database, tmp_path / "other.backup")
     engine.dispose()
-    with pytest.raises(SchemaError, match="newer version"):
-        restored(database, tmp_path / "new.backup", force=True)
+    with pytest.raises(SchemaError, match=told):
+        restored(database, tmp_path / "other.backup", force=True)
     assert names_in(database) == list(ALL)
 
 

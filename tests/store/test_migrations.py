@@ -1,41 +1,52 @@
 """A database that was in use is brought up to date: every row is still there, and the program goes on with it.
 
-A new migration needs one new entry in `old_rows.ROWS`, and nothing here.
+A new revision needs one new entry in `old_rows.ROWS`, and nothing here.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import itertools
+import lzma
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from alembic.config import Config
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
-from alembic import command
 from pipeline.core.documents import DocumentState
-from pipeline.store import models, overview, queue, retry, runs
+from pipeline.core.errors import SchemaError
+from pipeline.store import models, overview, queue, runs
 from pipeline.store.database import Database, make_engine, schema_revisions, upgrade
 from pipeline.store.models import Target
 from pipeline.store.runs import Process
-from pipeline.store.tables import ChunkRow, ContentRow
-from tests.store.filled import add_documents, add_model, clustered
+from tests.filled import INBOX
+from tests.runs import SMALL_CHUNKS, Host
 from tests.store.old_rows import DIMENSION, ROWS, axis, columns_of, dump, insert
 from tests.store.rows import search
 
 MIGRATIONS = Path(__file__).parents[2] / "alembic"
 REVISIONS = sorted(path.name[:4] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 HEAD = REVISIONS[-1]
-STEPS = list(itertools.pairwise(REVISIONS))
+STEPS = list(itertools.pairwise([None, *REVISIONS]))
 NOW = dt.datetime(2026, 6, 2, 2, tzinfo=dt.UTC)
+
+CHANGES = ("CREATE", "ALTER", "DROP", "INSERT", "UPDATE", "DELETE")
+EACH = 7
+"""An upgrade is ended after so many statements, then after so many more, and so on."""
+
+FILE = Path(__file__).parents[1] / "data" / "revision-0012.db.xz"
+"""The file of the program that still had twelve revisions: two documents of data/inbox with their vectors, and the
+third read by `run-now --extract-only`. Its folder was then called /srv/documents, and its host `box`."""
+DONE = ("harbour-committee-minutes.docx", "seed-store-incident.pdf")
+READ = "heron-operations-handbook.pdf"
 
 
 class PowerCut(Exception):
@@ -50,18 +61,11 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-def in_use(engine: Engine, revision: str) -> None:
-    """Make the tables of a revision, with rows in all of them."""
-    upgrade(engine, revision)
-    insert(engine, ROWS[revision])
-
-
-def downgrade(engine: Engine, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.execution_options(nightshift_immediate=True).begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
+def in_use(engine: Engine, revision: str | None) -> None:
+    """Make the tables of a revision, with rows in all of them. None: there are no tables yet."""
+    if revision is not None:
+        upgrade(engine, revision)
+        insert(engine, ROWS[revision])
 
 
 @contextmanager
@@ -71,7 +75,7 @@ def cut_after(engine: Engine, statements: int) -> Iterator[list[str]]:
     last: list[str] = []
 
     def count(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement.lstrip().upper().startswith(("CREATE", "ALTER", "DROP", "INSERT", "UPDATE", "DELETE")):
+        if statement.lstrip().upper().startswith(CHANGES):
             done.append(statement)
             if len(done) == statements:
                 last.append(statement)
@@ -143,87 +147,20 @@ def found(store: Database) -> set[str]:
 
 
 @pytest.mark.parametrize(("before", "after"), STEPS)
-def test_a_step_back_keeps_what_the_older_version_knew(engine: Engine, before: str, after: str) -> None:
-    in_use(engine, after)
-    rows = dump(engine)
-    with engine.connect() as connection:
-        columns = columns_of(connection)
-    downgrade(engine, before)
-    with engine.connect() as connection:
-        older = columns_of(connection)
-    kept = {table: [name for name in names if name in columns[table]] for table, names in older.items()}
-    assert {table: len(found) for table, found in dump(engine, kept).items()} == {
-        table: len(rows[table]) for table in kept
-    }
-    untouched = [table for table in kept if kept[table] == columns[table]]
-    assert dump(engine, {table: kept[table] for table in untouched}) == {table: rows[table] for table in untouched}
-    upgrade(engine, after)
-    with engine.connect() as connection:
-        assert columns_of(connection) == columns
-
-
-@pytest.mark.parametrize(("before", "after"), STEPS)
-def test_an_upgrade_that_ends_after_any_statement_changes_nothing(engine: Engine, before: str, after: str) -> None:
+def test_an_upgrade_that_ends_after_any_statement_changes_nothing(
+    engine: Engine, before: str | None, after: str
+) -> None:
     in_use(engine, before)
     rows = dump(engine)
-    for statements in itertools.count(1):
+    for statements in itertools.count(1, EACH):
         with cut_after(engine, statements) as cut:
             upgrade(engine, after)
         if not cut:
             break
         assert schema_revisions(engine)[0] == before
         assert dump(engine) == rows  # of all tables, and all their columns
-    assert statements > 2  # the last one moves the revision: there were others before
+    assert statements > 1  # the last one moves the revision: there were others before
     assert schema_revisions(engine)[0] == after
-
-
-def vectors_of(engine: Engine) -> list[tuple[Any, ...]]:
-    tables = {"embeddings": ["chunk_id", "vector"], "content_embeddings": ["content_id", "method", "vector"]}
-    return [row for rows in dump(engine, tables).values() for row in rows]
-
-
-def test_many_vectors_pass_through_the_migration_and_back(engine: Engine, database_url: str) -> None:
-    upgrade(engine)
-    with Database.open(database_url) as store, store.begin() as session:
-        add_documents(session, add_model(session, "m", 3), clustered(2500, 3))
-        add_documents(session, add_model(session, "n", 2100), clustered(20, 2100), root="/long")
-    before = vectors_of(engine)
-    downgrade(engine, "0008")
-    assert vectors_of(engine) == before
-    upgrade(engine)
-    assert vectors_of(engine) == before
-    with engine.connect() as connection:
-        copied = sa.text(
-            "SELECT count(*) FROM embeddings AS e "
-            "JOIN chunks AS k ON k.id = e.chunk_id AND k.content_id = e.content_id "
-            "JOIN contents AS c ON c.id = e.content_id AND c.model_id = e.model_id"
-        )
-        assert connection.scalar(copied) == 2520
-
-
-@pytest.mark.parametrize(
-    "vector", [np.asarray([1, np.nan], "<f4").tobytes(), b"", b"\0\0\0"], ids=["not a number", "empty", "cut off"]
-)
-def test_what_the_server_would_not_take_for_a_vector_has_failed_and_can_be_tried_again(
-    postgres_url: str, vector: bytes
-) -> None:
-    engine = make_engine(postgres_url)
-    in_use(engine, "0008")
-    with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE embeddings SET vector = :bad WHERE chunk_id = 1"), {"bad": vector})
-        connection.execute(sa.text("UPDATE content_embeddings SET vector = :bad WHERE content_id = 2"), {"bad": vector})
-    upgrade(engine)
-    engine.dispose()
-    with Database.open(postgres_url) as store:
-        with store.begin() as session:
-            content, other = session.get_one(ContentRow, 1), session.get_one(ContentRow, 2)
-            assert (content.state, content.embedded_count, content.failed_count) == (DocumentState.FAILED, 1, 1)
-            assert (other.state, other.embedded_count, other.failed_count) == (DocumentState.FAILED, 1, 0)
-            assert content.reason == other.reason == session.get_one(ChunkRow, 1).error
-        assert found(store) == {"zweiter Teil, größer", "outdated", "whole"}
-        with store.begin() as session:
-            assert retry.retry_documents(session, [1]) == 1
-            assert session.get_one(ContentRow, 1).state == DocumentState.DISCOVERED
 
 
 KILLED = """
@@ -235,7 +172,7 @@ engine = make_engine(sys.argv[1])
 
 @sa.event.listens_for(engine, "after_cursor_execute")
 def cut(connection, cursor, statement, *_):
-    if statement.lstrip().upper().startswith("UPDATE ALEMBIC_VERSION"):
+    if statement.lstrip().upper().startswith(("INSERT INTO ALEMBIC_VERSION", "UPDATE ALEMBIC_VERSION")):
         os.kill(os.getpid(), signal.SIGKILL)
 
 upgrade(engine, sys.argv[2])
@@ -244,7 +181,7 @@ upgrade(engine, sys.argv[2])
 
 @pytest.mark.parametrize(("before", "after"), STEPS)
 def test_an_upgrade_that_is_killed_is_done_by_the_next(
-    engine: Engine, database_url: str, before: str, after: str
+    engine: Engine, database_url: str, before: str | None, after: str
 ) -> None:
     in_use(engine, before)
     rows = dump(engine)
@@ -255,3 +192,85 @@ def test_an_upgrade_that_is_killed_is_done_by_the_next(
     assert dump(engine) == rows
     upgrade(engine, after)
     assert schema_revisions(engine)[0] == after
+
+
+# Databases of the program as it was before the first twelve revisions became one
+
+
+@pytest.mark.parametrize("revision", ["0001", "0011"])
+def test_a_very_old_database_is_not_touched_and_told_what_helps(
+    engine: Engine, database_url: str, revision: str
+) -> None:
+    in_use(engine, HEAD)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :old"), {"old": revision})
+    rows = dump(engine)
+    told = f"is at revision {revision}, and this version of Nightshift can upgrade it only from {REVISIONS[0]} on"
+    with pytest.raises(SchemaError, match=told) as refused:
+        Database.open(database_url)
+    assert "docs/operations.md" in str(refused.value)
+    with pytest.raises(SchemaError, match=told):
+        upgrade(engine)
+    assert "## Very old databases" in (MIGRATIONS.parent / "docs" / "operations.md").read_text()
+    assert schema_revisions(engine)[0] == revision
+    assert dump(engine) == rows
+
+
+def test_its_tables_are_those_that_are_made_today(tmp_path: Path) -> None:
+    made = []
+    for engine in (unpacked(tmp_path / "before.db"), make_engine(f"sqlite:///{tmp_path / 'new.db'}")):
+        upgrade(engine)
+        with engine.connect() as connection:
+            made.append(parts_of(connection))
+        engine.dispose()
+    assert made[0] == made[1]
+
+
+def test_what_is_up_to_date_is_opened_without_a_change(tmp_path: Path) -> None:
+    engine = unpacked(tmp_path / "before.db")
+    upgrade(engine)
+    engine.dispose()
+    before = (tmp_path / "before.db").read_bytes()
+    Database.open(f"sqlite:///{tmp_path / 'before.db'}").close()
+    assert (tmp_path / "before.db").read_bytes() == before
+
+
+def test_a_run_goes_on_where_it_was_and_embeds_nothing_again(tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for name in (*DONE, READ):
+        shutil.copyfile(INBOX / name, folder / name)
+        os.utime(folder / name, (1_700_000_000, 1_700_000_000))
+    engine = unpacked(tmp_path / "nightshift.db")
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE sources SET root = :folder"), {"folder": str(folder)})
+    vectors = "SELECT chunk_id, vector FROM embeddings WHERE chunk_id <= 29 ORDER BY chunk_id"
+    with engine.connect() as connection:
+        before = connection.execute(sa.text(vectors)).all()
+    assert len(before) == 29
+
+    host = Host(tmp_path, SMALL_CHUNKS)
+    first = host.run_json("run-now", str(folder))
+    assert (first["outcome"], first["chunks_embedded"], first["documents_read"]) == ("complete", 47, 0)
+    assert first["changes"]["unchanged"] == 3
+    assert first["chunks"] == {"total": 76, "embedded": 76}
+    with engine.connect() as connection:
+        assert connection.execute(sa.text(vectors)).all() == before
+    engine.dispose()
+
+
+def unpacked(path: Path) -> Engine:
+    path.write_bytes(lzma.decompress(FILE.read_bytes()))
+    return make_engine(f"sqlite:///{path}")
+
+
+def parts_of(connection: Connection) -> dict[str, object]:
+    """The columns of every table, and the SQL of whatever else there is, without its line breaks."""
+    inspector = sa.inspect(connection)
+    parts: dict[str, object] = {
+        name: [list(row) for row in connection.exec_driver_sql(f"PRAGMA table_xinfo('{name}')")]
+        + [sorted(map(str, inspector.get_foreign_keys(name))), sorted(map(str, inspector.get_unique_constraints(name)))]
+        for name in inspector.get_table_names()
+    }
+    others = connection.exec_driver_sql("SELECT type, name, sql FROM sqlite_master WHERE type <> 'table'")
+    return parts | {f"{kind} {name}": " ".join((sql or "").split()) for kind, name, sql in others}

@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic.config import Config
 from sqlalchemy.orm import Session
 
-from alembic import command
 from pipeline.core import bm25
 from pipeline.core.documents import Chunk
 from pipeline.core.errors import SchemaError
@@ -259,31 +257,6 @@ def test_only_what_is_in_view_is_found(store: Database) -> None:
     with store.snapshot() as session:
         view = view_of(session, target.model_id)
         assert [match.chunk_id for match in matching_chunks(session, "pump", view, 10)] == [901]
-
-
-def test_an_upgrade_finds_the_chunks_that_are_there(database_url: str) -> None:
-    engine = make_engine(database_url)
-    upgrade(engine)
-    with Database.open(database_url) as store:
-        view = fill(store, made := texts(60))
-        with store.snapshot() as session:
-            before = {question: matching_chunks(session, question, view, 100) for question in QUESTIONS}
-            stored = session.execute(sa.text("SELECT chunk_id, words FROM chunk_words ORDER BY chunk_id")).all()
-    assert len(stored) == len(made)
-    _downgrade(engine, "0009")
-    upgrade(engine)
-    engine.dispose()
-    with Database.open(database_url) as store, store.snapshot() as session:
-        assert session.execute(sa.text("SELECT chunk_id, words FROM chunk_words ORDER BY chunk_id")).all() == stored
-        assert {question: matching_chunks(session, question, view, 100) for question in QUESTIONS} == before
-
-
-def _downgrade(engine: sa.Engine, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parents[2] / "alembic"))
-    with engine.execution_options(nightshift_immediate=True).begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
 
 
 def test_a_sqlite_without_fts5_is_told_of(tmp_path: Path) -> None:
