@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -152,6 +153,31 @@ async def test_cancelled_work_is_not_computed_and_frees_its_place(started: Start
     context.gate.set()
     await asyncio.gather(held, waiting)
     assert all(first != 7 for batch in context.batches for first, _ in batch)
+
+
+async def test_inputs_of_a_failed_batch_that_nobody_waits_for_are_not_tried_alone(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher, context = started()
+    turns = threading.Semaphore(0)
+    monkeypatch.setattr(context, "gate", SimpleNamespace(wait=lambda timeout: turns.acquire(timeout=timeout)))
+    asking = asyncio.create_task(dispatcher.embed(sequences((REFUSED, 5), (7, 5), (8, 5))))
+    for _ in range(2):  # the batch, which fails, and the first of its inputs alone
+        assert await asyncio.to_thread(context.entered.acquire, timeout=5)
+        turns.release()
+    assert await asyncio.to_thread(context.entered.acquire, timeout=5)
+    asking.cancel()  # while the second is computed
+    await asyncio.gather(asking, return_exceptions=True)
+    turns.release(2)
+    assert (await dispatcher.embed(sequences((9, 2)))).tolist() == [[9, 2]]
+    assert [len(batch) for batch in context.batches] == [3, 1, 1, 1]
+    assert context.batches[-1] == [(9, 2)]
+    monkeypatch.undo()
+
+
+async def test_no_inputs_are_answered_with_no_vectors(started: Started) -> None:
+    dispatcher, _ = started()
+    assert (await dispatcher.embed([])).shape == (0, 2)
 
 
 async def test_one_request_larger_than_the_queue_is_taken_when_nothing_waits(started: Started) -> None:

@@ -165,6 +165,8 @@ class Dispatcher:
         Raises QueueFull, or InputFailed for the first input without a usable vector. Cancelling
         the call drops what of it has not been computed yet, and ends a batch that holds nothing else.
         """
+        if not sequences:
+            return np.empty((0, self._dimension), dtype=np.float32)
         loop = asyncio.get_running_loop()
         lengths = [len(tokens) for tokens in sequences]
         request = _Request(
@@ -257,6 +259,8 @@ class Dispatcher:
             return
         for one in each:
             with self._changed:
+                if one.unwanted or self._closing:  # nobody waits for it any more
+                    continue
                 self._under_way.append(one)
             self._compute(context, one, clock)
 

@@ -338,9 +338,9 @@ class _Waiting:
         return Request(self._documents.take(self._limits.request_chunks, tokens, together))
 
     async def close(self) -> None:
-        """Read no further."""
+        """Read no further. What failed in reading ahead is of no use any more."""
         self._following.cancel()
-        await asyncio.wait([self._following])
+        await asyncio.gather(self._following, return_exceptions=True)
 
     def _read_on(self) -> asyncio.Task[Request]:
         return asyncio.create_task(self._reader.look_ahead(), name="embed-look-ahead")
