@@ -11,7 +11,7 @@ import structlog
 from pipeline.backends.client import GZIP_ABOVE, Timeouts
 from pipeline.backends.embedder import ServerEmbedder
 from pipeline.backends.served import BackendState, Served
-from pipeline.core.errors import BackendDied, BackendStartFailed
+from pipeline.core.errors import BackendBusy, BackendDied, BackendStartFailed
 from pipeline.core.modes import Device, Slot
 
 if TYPE_CHECKING:
@@ -25,8 +25,16 @@ HEALTH_PATHS = ("/health", "/v1/models")
 """Asked in this order; OpenAI's API itself has the second only."""
 
 RETRY_SECONDS = 0.5
+LONGEST_RETRY_SECONDS = 5.0
+"""Between two questions whether it is there: the first pause, which doubles up to the second."""
+
 REFUSALS = ("HTTP 401", "HTTP 403")
 """How it begins that a server refuses the key."""
+
+BUSY_STATUSES = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+"""What a server answers that is there and takes nothing now: whoever embeds waits for it."""
+
+_BUSY = tuple(f"HTTP {status.value}" for status in BUSY_STATUSES)
 
 REQUEST_SECONDS = 10.0
 
@@ -71,14 +79,17 @@ class RemoteServer(Served):
             self._enter(BackendState.STARTING)
 
     async def start(self) -> None:
-        """Wait until it answers. Raises BackendStartFailed where it does not in time, or refuses the key."""
+        """Wait until it answers. Raises BackendStartFailed where it does not in time, or refuses the key.
+
+        An embedding server that is still busy then counts as ready: a run waits for it, for as long as it takes.
+        """
         if self.alive:
             return
         self.why_failed = None
         self.died.clear()
         self._enter(BackendState.STARTING)
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, pause = loop.time(), RETRY_SECONDS
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         assert self.base_url is not None
         async with httpx.AsyncClient(
@@ -87,8 +98,9 @@ class RemoteServer(Served):
             while (problem := await _problem(client)) != "":
                 if loop.time() - began >= self._start_stall:
                     break
-                await asyncio.sleep(RETRY_SECONDS)
-        if problem:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+        if problem and not (self.slot is Slot.EMBEDDING and problem.startswith(_BUSY)):
             key = f": set {self.slot.value}.api_key to one that it takes" if problem.startswith(REFUSALS) else ""
             self.why_failed = f"the {self.slot.value} server at {self.base_url} is not ready: {problem}{key}"
             self._enter(BackendState.FAILED)
@@ -96,6 +108,15 @@ class RemoteServer(Served):
         self.load_seconds = loop.time() - began
         self._enter(BackendState.READY)
         log.info("A remote model server is ready", slot=self.slot.value, url=self.base_url)
+
+    async def canary(self) -> None:
+        """See `Served`. An embedding server that is only busy passes."""
+        try:
+            await super().canary()
+        except BackendBusy as error:
+            if self.slot is not Slot.EMBEDDING or error.status not in BUSY_STATUSES:
+                raise
+            log.warning("A remote embedding server is busy; runs wait for it", url=self.base_url, error=str(error))
 
     async def stop(self) -> None:
         """Use it no more."""

@@ -9,7 +9,7 @@ import pytest
 from pipeline.backends.remote import RemoteServer
 from pipeline.backends.served import BackendState
 from pipeline.backends.server import free_port
-from pipeline.core.errors import BackendDied, BackendRefused, BackendStartFailed
+from pipeline.core.errors import BackendBusy, BackendDied, BackendRefused, BackendStartFailed
 from pipeline.core.modes import Slot
 from tests.backends.conftest import API_KEY, RunningServer
 
@@ -83,3 +83,24 @@ async def test_a_wrong_key_is_found_by_the_canary(server: RunningServer) -> None
     with pytest.raises(BackendRefused, match="API key"):
         await wrong.canary()
     await wrong.stop()
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+async def test_an_embedding_server_that_is_busy_is_there_and_one_that_chats_is_not(status: str) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        busy = remote(url, stall=0.1)
+        await busy.start()
+        await busy.canary()
+        assert busy.state is BackendState.READY
+        with pytest.raises(BackendBusy, match=status[:3]):  # a run waits by itself: tests/ingest/test_outlasting.py
+            await busy.embedder.embed(["x"])
+        await busy.stop()
+        with pytest.raises(BackendStartFailed, match=f"is not ready: HTTP {status[:3]}"):
+            await remote(url, stall=0.1, slot=Slot.GENERATION).start()
