@@ -90,7 +90,8 @@ def show_status(database: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(said)
     else:
-        _print(said, not_there_yet(loaded), now)
+        # A daemon made its own before it answered: where that is gone, the daemon says so.
+        _print(said, None if said["daemon"] and database is None else not_there_yet(loaded), now)
     if problem is not None:
         complain(str(problem))
         raise typer.Exit(exit_code(problem))

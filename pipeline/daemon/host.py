@@ -98,7 +98,7 @@ class Host:
             retry_after=self._retry_after,
             models=self._models,
             host=self.state,
-            broken=lambda: self.governor.broken,
+            broken=lambda: self.store.lost or self.governor.broken,
             config=self._config,
             jobs=self._jobs,
             progress=self.progress,
@@ -213,7 +213,8 @@ class Host:
         )
 
     def _problems(self) -> list[str]:
-        found = [str(problem) for problem in self._loaded().problems]
+        found = [self.store.lost] if self.store.lost else []
+        found += [str(problem) for problem in self._loaded().problems]
         found += dict.fromkeys(model.unused_gpu for model in self.slot_models.values() if model.unused_gpu)
         found += [f"{slot.value}: {why}" for slot, why in self.governor.failed.items()]
         wanted = self.governor.shift.mode if self.governor.shift else Mode.IDLE

@@ -165,6 +165,16 @@ class Database:
             ) from error
 
     @property
+    def lost(self) -> str | None:
+        """Why nothing can be stored any more: its file was taken away while it is open. None where it is there."""
+        try:
+            if self._file is not None:
+                self._file.check()
+        except StoreError as error:
+            return str(error)
+        return None
+
+    @property
     def is_shared(self) -> bool:
         """Whether several hosts may use it at once."""
         return self.engine.dialect.name != "sqlite"

@@ -254,6 +254,18 @@ def test_jobs_are_taken_up_without_a_restart_and_a_broken_one_keeps_the_old(tmp_
         assert daemon.mode() == "embedding"
         assert daemon.get("/api/jobs")["jobs"][0]["mode"] == "embedding"
 
+        # Its database is taken away, and put back.
+        database, elsewhere = place.data / "nightshift.db", tmp_path / "elsewhere.db"
+        database.rename(elsewhere)
+        health = httpx.get(f"{daemon.url}/management/health", timeout=20)
+        assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
+        assert f"{database} was deleted while it was in use" in health.json()["problems"][0]
+        told = place.command("status").stdout
+        assert f"{database} was deleted while it was in use" in told
+        assert "makes it" not in told
+        elsewhere.rename(database)
+        assert httpx.get(f"{daemon.url}/management/health", timeout=20).status_code == 200
+
 
 def test_run_now_beside_a_daemon_hands_the_work_to_it(tmp_path: Path) -> None:
     place = make_place(tmp_path, mode="embedding", language_model=False)

@@ -149,6 +149,7 @@ def test_a_file_that_goes_away_is_noticed_by_whoever_uses_it(library: Path, tmp_
     with Database.open(f"sqlite:///{file}") as store:
         with store.snapshot() as session:
             assert session.scalar(sa.text("SELECT count(*) FROM documents")) == 5
+        assert store.lost is None
         match what:
             case "deleted":
                 file.unlink()
@@ -160,6 +161,7 @@ def test_a_file_that_goes_away_is_noticed_by_whoever_uses_it(library: Path, tmp_
             said = "replaced by another one" if what == "replaced" else "deleted"
             with pytest.raises(StoreError, match=f"{file} was {said} while it was in use"), opened():
                 pytest.fail("a transaction began")
+        assert f"{file} was {said}" in (store.lost or "")
     assert file.exists() is (what == "replaced")
 
 
