@@ -544,15 +544,15 @@ def test_ctrl_c_while_it_starts_is_no_traceback(host: Host, after: float) -> Non
     assert process.returncode in (0, 3, -signal.SIGINT)  # the last: before Python was there
 
 
-def test_a_server_database_is_upgraded_by_its_command_and_then_used(host: Host, postgres_url: str) -> None:
+def test_a_server_database_is_upgraded_by_its_command_and_then_used(host: Host, new_postgres_url: str) -> None:
     docs = host.data_dir / "docs"
     add(host, "one.pdf")
-    refused = host.run("run-now", str(docs), "--database", postgres_url)
+    refused = host.run("run-now", str(docs), "--database", new_postgres_url)
     assert refused.returncode == 1
     assert f"run `{sys.executable} -m pipeline db upgrade`" in refused.stderr
-    upgraded = host.run("db", "upgrade", "--database", postgres_url)
+    upgraded = host.run("db", "upgrade", "--database", new_postgres_url)
     assert "upgraded from no tables to revision" in upgraded.stdout
-    report = host.run_json("run-now", str(docs), "--database", postgres_url)
+    report = host.run_json("run-now", str(docs), "--database", new_postgres_url)
     assert report["documents"]["embedded"] == 1
-    found = host.run_json("search", "why did it get warm", "--database", postgres_url)
+    found = host.run_json("search", "why did it get warm", "--database", new_postgres_url)
     assert found["results"][0]["file"] == str(docs / "one.pdf")

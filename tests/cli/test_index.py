@@ -9,16 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.store.database import Database, make_engine, upgrade
+from pipeline.store.database import Database
 from tests.store.filled import add_documents, add_model, clustered
 
 
 @pytest.fixture
 def store(postgres_url: str) -> Iterator[Database]:
     """A PostgreSQL database with its tables."""
-    engine = make_engine(postgres_url)
-    upgrade(engine)
-    engine.dispose()
     with Database.open(postgres_url) as opened:
         yield opened
 

@@ -286,11 +286,11 @@ def test_the_documents_that_failed_last_come_first(store: Database, show: Show, 
 
 
 def test_a_database_that_cannot_be_used_leaves_the_host_s_part(
-    postgres_url: str, data: Path, capsys: pytest.CaptureFixture[str]
+    new_postgres_url: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for as_json in (False, True):  # a server database without tables: only `db upgrade` makes them
         with daemon_says(data, answer_of()) as url, pytest.raises(typer.Exit) as ended:
-            status.show_status(postgres_url, as_json=as_json)
+            status.show_status(new_postgres_url, as_json=as_json)
         assert ended.value.exit_code == 1
         said = capsys.readouterr()
         assert "db upgrade" in said.err

@@ -103,8 +103,8 @@ def make_work(
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Database:
-    return Database.open(f"sqlite:///{tmp_path / 'x.db'}")
+def store(sqlite_url: str) -> Database:
+    return Database.open(sqlite_url)
 
 
 async def test_chunks_of_others_in_the_queue_hold_nobody_up(

@@ -132,12 +132,14 @@ async def test_a_drawing_is_no_text(english: Ocr, tmp_path: Path) -> None:
 
 
 @installed
-async def test_a_document_of_scans_is_embedded_and_says_how_it_was_read(english: Ocr, tmp_path: Path) -> None:
+async def test_a_document_of_scans_is_embedded_and_says_how_it_was_read(
+    english: Ocr, tmp_path: Path, sqlite_url: str
+) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "scan.pdf").write_bytes(scanned(pdf([["The night train to Tarnvik leaves from platform seven."], []])))
     (folder / "text.pdf").write_bytes(pdf([["The day train leaves from platform one."]]))
-    store = Database.open(f"sqlite:///{tmp_path / 'x.db'}")
+    store = Database.open(sqlite_url)
     try:
         async with pool_with(english) as pool:
             await ingest(make_work(store, pool, Instant(), folder, "one", Limits()))

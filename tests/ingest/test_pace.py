@@ -92,9 +92,9 @@ def test_what_was_left_because_the_clock_leapt_is_not_out_of_time_once_it_is_bac
 
 
 @pytest.fixture
-async def work(tmp_path: Path) -> Work:
+async def work(tmp_path: Path, sqlite_url: str) -> Work:
     write_corpus(tmp_path / "documents", pages=12, pages_per_document=3)
-    store = Database.open(f"sqlite:///{tmp_path / 'x.db'}")
+    store = Database.open(sqlite_url)
     pool = ExtractionPool(1, model_path=DEFAULT_MODEL, limit=64, overlap=8, pdf_engine="auto")
     return make_work(store, pool, Instant(), tmp_path / "documents", "run", Limits(request_chunks=8, look_ahead=8))
 

@@ -65,9 +65,11 @@ async def test_what_was_in_flight_when_it_was_stopped_is_stored_and_the_rest_is_
         assert chunks["total"] > chunks["embedded"]
 
 
-async def test_what_is_not_answered_soon_after_a_stop_is_given_up_and_stays_queued(tmp_path: Path) -> None:
+async def test_what_is_not_answered_soon_after_a_stop_is_given_up_and_stays_queued(
+    tmp_path: Path, sqlite_url: str
+) -> None:
     write_corpus(tmp_path / "docs", pages=6, pages_per_document=3)
-    store, server = Database.open(f"sqlite:///{tmp_path / 'x.db'}"), Gated()
+    store, server = Database.open(sqlite_url), Gated()
     limits = Limits(request_chunks=4, requests_in_flight=IN_FLIGHT, stop_seconds=0.1)
     async with ExtractionPool(1, model_path=DEFAULT_MODEL, limit=64, overlap=8, pdf_engine="auto") as pool:
         work = make_work(store, pool, server, tmp_path / "docs", "stopped", limits)

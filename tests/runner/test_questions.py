@@ -24,7 +24,7 @@ from pipeline.runner.target import take_aim
 from pipeline.settings import Settings
 from pipeline.settings.fields import EmbeddingSettings, SearchSettings
 from pipeline.store import models
-from pipeline.store.database import Database, make_engine, upgrade
+from pipeline.store.database import Database
 from pipeline.store.models import StoredModel
 from tests.conftest import DEFAULT_MODEL
 
@@ -51,12 +51,8 @@ def model_servers() -> list[psutil.Process]:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Database:
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    engine = make_engine(url)
-    upgrade(engine)
-    engine.dispose()
-    return Database.open(url)
+def opened(sqlite_url: str) -> Database:
+    return Database.open(sqlite_url)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from pipeline.runner.tending import tend_indexes
-from pipeline.store.database import Database, make_engine, upgrade
+from pipeline.store.database import Database
 from pipeline.store.hnsw import FEWEST, LOCK, standings
 from pipeline.store.locks import session_lock
 from tests.store.filled import add_documents, add_model, clustered
@@ -21,9 +21,6 @@ BUILDING = "SELECT 1 FROM pg_stat_progress_create_index WHERE datname = current_
 @pytest.fixture
 def url(postgres_url: str) -> str:
     """Of a PostgreSQL database with enough vectors for an index."""
-    engine = make_engine(postgres_url)
-    upgrade(engine)
-    engine.dispose()
     with Database.open(postgres_url) as store, store.begin() as session:
         add_documents(session, add_model(session, "m", DIMENSION), clustered(FEWEST, DIMENSION))
     return postgres_url

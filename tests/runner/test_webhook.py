@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import stamina
@@ -97,8 +96,8 @@ def endless() -> Iterator[str]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Database]:
-    with Database.open(f"sqlite:///{tmp_path / 'x.db'}") as opened:
+def store(sqlite_url: str) -> Iterator[Database]:
+    with Database.open(sqlite_url) as opened:
         yield opened
 
 

@@ -21,7 +21,7 @@ from pipeline.core.errors import NightshiftError, RunInProgress, SchemaError, St
 from pipeline.store import library, runs
 from pipeline.store.backup import ASIDE, BackedUp, back_up, inspect, restore
 from pipeline.store.backup_server import back_up_server, restore_server
-from pipeline.store.database import Database, known_revisions, make_engine, upgrade
+from pipeline.store.database import Database, known_revisions, make_engine
 from pipeline.store.nearest.copies import folder_of
 from pipeline.store.tables import DocumentRow
 from tests.runs import Host
@@ -41,9 +41,6 @@ def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A database of each kind, with documents that wait, were read, and are embedded."""
     if not database_url.startswith("sqlite"):
         monkeypatch.setenv("PATH", programs())
-    engine = make_engine(database_url)
-    upgrade(engine)
-    engine.dispose()
     with Database.open(database_url) as store, store.begin() as session:
         target = rows.add_target(session)
         rows.begin(session)
@@ -344,7 +341,6 @@ def test_a_run_at_work_on_any_host_keeps_a_restore_out(
 ) -> None:
     monkeypatch.setenv("PATH", programs())
     engine = make_engine(postgres_url)
-    upgrade(engine)
     back_up_server(engine, tmp_path / "empty.backup")
     with Database(engine).begin() as session:
         rows.begin(session)
@@ -358,7 +354,6 @@ def test_tables_of_other_programs_are_left_alone(
 ) -> None:
     monkeypatch.setenv("PATH", programs())
     engine = make_engine(postgres_url)
-    upgrade(engine)
     back_up_server(engine, tmp_path / "empty.backup")
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE ledger (id int)"))
@@ -371,7 +366,6 @@ def test_programs_that_are_missing_or_too_old_are_named(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_engine(postgres_url)
-    upgrade(engine)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StoreError, match="pg_dump is not on PATH"):
         back_up_server(engine, tmp_path / "a.backup")

@@ -37,13 +37,13 @@ def test_sqlite_is_durable_shared_and_checked(tmp_path: Path) -> None:
         assert session.scalar(sa.text("PRAGMA synchronous")) == 2  # FULL
 
 
-def test_a_server_database_is_upgraded_only_when_asked(postgres_url: str) -> None:
+def test_a_server_database_is_upgraded_only_when_asked(new_postgres_url: str) -> None:
     with pytest.raises(SchemaError, match="has no tables yet: run `python -m pipeline db upgrade`"):
-        Database.open(postgres_url)
-    engine = make_engine(postgres_url)
+        Database.open(new_postgres_url)
+    engine = make_engine(new_postgres_url)
     upgrade(engine)
     engine.dispose()
-    Database.open(postgres_url).close()
+    Database.open(new_postgres_url).close()
 
 
 @pytest.mark.parametrize("revision", ["9999"])

@@ -44,35 +44,35 @@ def refused_opening(url: str) -> str:
     return str(refused.value)
 
 
-def test_a_role_that_may_not_create_the_extension_is_told_who_may(postgres_url: str) -> None:
-    name = sa.make_url(postgres_url).database
+def test_a_role_that_may_not_create_the_extension_is_told_who_may(new_postgres_url: str) -> None:
+    name = sa.make_url(new_postgres_url).database
     role = f"plain_{name}"
-    run_as_superuser(postgres_url, f"CREATE ROLE {role} LOGIN", f"ALTER DATABASE {name} OWNER TO {role}")
-    url = sa.make_url(postgres_url).set(username=role).render_as_string(hide_password=False)
+    run_as_superuser(new_postgres_url, f"CREATE ROLE {role} LOGIN", f"ALTER DATABASE {name} OWNER TO {role}")
+    url = sa.make_url(new_postgres_url).set(username=role).render_as_string(hide_password=False)
     message = refused_upgrade(url)
     assert message.endswith(
         f"needs the extension pgvector, which {role} may not create: have a superuser run `CREATE EXTENSION vector` in "
         "that database, then run `python -m pipeline db upgrade`"
     )
-    run_as_superuser(postgres_url, "CREATE EXTENSION vector")  # as it says
+    run_as_superuser(new_postgres_url, "CREATE EXTENSION vector")  # as it says
     engine = make_engine(url)
     upgrade(engine)
     engine.dispose()
     Database.open(url).close()
 
 
-def test_a_server_without_the_extension_is_named_with_what_to_install(postgres_url: str) -> None:
-    name = sa.make_url(postgres_url).database
-    run_as_superuser(postgres_url, f"ALTER DATABASE {name} SET extension_control_path = '/nowhere'")
-    message = refused_upgrade(postgres_url)
+def test_a_server_without_the_extension_is_named_with_what_to_install(new_postgres_url: str) -> None:
+    name = sa.make_url(new_postgres_url).database
+    run_as_superuser(new_postgres_url, f"ALTER DATABASE {name} SET extension_control_path = '/nowhere'")
+    message = refused_upgrade(new_postgres_url)
     assert "needs the extension pgvector, which its server does not have: install it there" in message
     assert "the package postgresql-18-pgvector), then run `python -m pipeline db upgrade`" in message
 
 
-def test_the_command_says_it_in_one_line(postgres_url: str) -> None:
-    name = sa.make_url(postgres_url).database
-    run_as_superuser(postgres_url, f"ALTER DATABASE {name} SET extension_control_path = '/nowhere'")
-    command = [sys.executable, "-m", "pipeline", "db", "upgrade", "--database", postgres_url]
+def test_the_command_says_it_in_one_line(new_postgres_url: str) -> None:
+    name = sa.make_url(new_postgres_url).database
+    run_as_superuser(new_postgres_url, f"ALTER DATABASE {name} SET extension_control_path = '/nowhere'")
+    command = [sys.executable, "-m", "pipeline", "db", "upgrade", "--database", new_postgres_url]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "Traceback" not in refused.stderr
@@ -80,9 +80,6 @@ def test_the_command_says_it_in_one_line(postgres_url: str) -> None:
 
 
 def test_an_extension_that_is_too_old_is_not_worked_with(postgres_url: str) -> None:
-    engine = make_engine(postgres_url)
-    upgrade(engine)
-    engine.dispose()
     run_as_superuser(postgres_url, "UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
     assert refused_opening(postgres_url).endswith(
         "has pgvector 0.7.4; Nightshift needs 0.8 or newer: have the extension's owner run "
@@ -93,10 +90,9 @@ def test_an_extension_that_is_too_old_is_not_worked_with(postgres_url: str) -> N
     assert "0.8 or newer: install pgvector 0.8 or newer on its server, and have" in refused_opening(postgres_url)
 
 
-def test_an_extension_that_is_gone_or_out_of_sight_is_noticed_when_the_database_is_opened(postgres_url: str) -> None:
-    engine = make_engine(postgres_url)
-    upgrade(engine)
-    engine.dispose()
+def test_an_extension_that_is_gone_or_out_of_sight_is_noticed_when_the_database_is_opened(
+    postgres_url: str,
+) -> None:
     run_as_superuser(postgres_url, "CREATE SCHEMA hidden", "ALTER EXTENSION vector SET SCHEMA hidden")
     assert "has pgvector in the schema hidden, which is not on the search_path" in refused_opening(postgres_url)
     run_as_superuser(postgres_url, "DROP EXTENSION vector CASCADE")
@@ -114,12 +110,12 @@ def waiting_for_locks(connection: Connection) -> int:
 
 
 @pytest.fixture
-def engine(postgres_url: str) -> Engine:
-    return make_engine(postgres_url)
+def engine(new_postgres_url: str) -> Engine:
+    return make_engine(new_postgres_url)
 
 
-def test_of_two_hosts_that_upgrade_at_once_each_finds_it_done(engine: Engine, postgres_url: str) -> None:
-    command = [sys.executable, "-m", "pipeline", "db", "upgrade", "--json", "--database", postgres_url]
+def test_of_two_hosts_that_upgrade_at_once_each_finds_it_done(engine: Engine, new_postgres_url: str) -> None:
+    command = [sys.executable, "-m", "pipeline", "db", "upgrade", "--json", "--database", new_postgres_url]
     ends = time.monotonic() + DEADLINE
     with engine.begin() as holding:
         transaction_lock(holding, "upgrade")

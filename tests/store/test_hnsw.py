@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from pipeline.core.documents import DocumentState
 from pipeline.core.errors import StoreError
 from pipeline.store import hnsw, pruning
-from pipeline.store.database import Database, make_engine, upgrade
+from pipeline.store.database import Database
 from pipeline.store.hnsw import FEWEST, LARGEST_DIMENSION, LOCK, Standing, Tended, Tending, plan_index
 from pipeline.store.locks import release_session_lock, session_lock, transaction_lock
 from pipeline.store.nearest import nearest_chunks
@@ -38,9 +38,6 @@ FULL = Standing(1, "m", DIMENSION, vectors=FEWEST, waiting=0, documents=1000, in
 @pytest.fixture
 def store(postgres_url: str) -> Iterator[Database]:
     """A PostgreSQL database with its tables."""
-    engine = make_engine(postgres_url)
-    upgrade(engine)
-    engine.dispose()
     with Database.open(postgres_url) as opened:
         yield opened
 
@@ -149,8 +146,8 @@ def test_a_lock_of_a_transaction_ends_with_it(store: Database) -> None:
         assert session_lock(other, "x")
 
 
-def test_on_sqlite_there_is_nothing_to_lock_or_to_build(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with Database.open(f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/x.db") as store, store.begin() as session:
+def test_on_sqlite_there_is_nothing_to_lock_or_to_build(sqlite_url: str) -> None:
+    with Database.open(sqlite_url) as store, store.begin() as session:
         assert transaction_lock(session, "x")
         assert session_lock(session.connection(), "x")
         assert hnsw.standings(session) == []

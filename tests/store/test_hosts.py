@@ -20,7 +20,7 @@ from pipeline.core.errors import LeaseLost, RunInProgress
 from pipeline.core.modes import Mode
 from pipeline.core.schedule import Hold
 from pipeline.store import holds, hosts, jobs, library, loads, overview, queue, reports, runs, switches
-from pipeline.store.database import Database, make_engine, upgrade
+from pipeline.store.database import Database, make_engine
 from pipeline.store.models import Target
 from pipeline.store.runs import Process
 from pipeline.store.scopes import Scope
@@ -45,9 +45,7 @@ def stores(postgres_url: str, store_of_postgres: Database) -> Iterator[dict[str,
 
 @pytest.fixture
 def store_of_postgres(postgres_url: str) -> Iterator[Database]:
-    engine = make_engine(postgres_url)
-    upgrade(engine)
-    with Database(engine) as store:
+    with Database(make_engine(postgres_url)) as store:
         yield store
 
 

@@ -54,9 +54,9 @@ class PowerCut(Exception):
 
 
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
+def engine(new_database_url: str) -> Iterator[Engine]:
     """An empty database of each kind."""
-    engine = make_engine(database_url)
+    engine = make_engine(new_database_url)
     yield engine
     engine.dispose()
 
@@ -107,11 +107,11 @@ def test_every_row_survives_unchanged(engine: Engine, revision: str) -> None:
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_the_program_goes_on_with_what_it_finds(engine: Engine, database_url: str, revision: str) -> None:
+def test_the_program_goes_on_with_what_it_finds(engine: Engine, new_database_url: str, revision: str) -> None:
     in_use(engine, revision)
     if engine.dialect.name == "postgresql":
         upgrade(engine)
-    with Database.open(database_url) as store:
+    with Database.open(new_database_url) as store:
         with store.snapshot() as session:
             counts = overview.count_documents(session)
             assert {state: number for state, number in counts.items() if number} == {
@@ -181,12 +181,12 @@ upgrade(engine, sys.argv[2])
 
 @pytest.mark.parametrize(("before", "after"), STEPS)
 def test_an_upgrade_that_is_killed_is_done_by_the_next(
-    engine: Engine, database_url: str, before: str | None, after: str
+    engine: Engine, new_database_url: str, before: str | None, after: str
 ) -> None:
     in_use(engine, before)
     rows = dump(engine)
     # The last statement is done, and only the commit is missing.
-    killed = subprocess.run([sys.executable, "-c", KILLED, database_url, after], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, new_database_url, after], check=False)
     assert killed.returncode == -9
     assert schema_revisions(engine)[0] == before
     assert dump(engine) == rows
@@ -199,7 +199,7 @@ def test_an_upgrade_that_is_killed_is_done_by_the_next(
 
 @pytest.mark.parametrize("revision", ["0001", "0011"])
 def test_a_very_old_database_is_not_touched_and_told_what_helps(
-    engine: Engine, database_url: str, revision: str
+    engine: Engine, new_database_url: str, revision: str
 ) -> None:
     in_use(engine, HEAD)
     with engine.begin() as connection:
@@ -207,7 +207,7 @@ def test_a_very_old_database_is_not_touched_and_told_what_helps(
     rows = dump(engine)
     told = f"is at revision {revision}, and this version of Nightshift can upgrade it only from {REVISIONS[0]} on"
     with pytest.raises(SchemaError, match=told) as refused:
-        Database.open(database_url)
+        Database.open(new_database_url)
     assert "docs/operations.md" in str(refused.value)
     with pytest.raises(SchemaError, match=told):
         upgrade(engine)

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from pipeline.core.vectors import to_blob
-from pipeline.store.database import Database, make_engine, upgrade
+from pipeline.store.database import Database
 from pipeline.store.hnsw import Tending, is_ready
 from pipeline.store.nearest import nearest_chunks, nearest_documents, portable
 from pipeline.store.nearest.postgres import FEW, FEW_CONTENTS, by_index, is_small
 from pipeline.store.tables import DocumentRow, EmbeddingRow
 from pipeline.store.vector_type import Sent, to_sent
 from pipeline.store.view import Filter, view_of
+from tests.conftest import make_database
 from tests.store.filled import add_documents, add_model, clustered
 
 DIMENSION = 24
@@ -28,17 +29,9 @@ Found = list[tuple[int, float]]
 
 
 @pytest.fixture(scope="module")
-def filled(postgres_server: str) -> Iterator[Database]:
+def filled(postgres_server: str, postgres_template: str) -> Iterator[Database]:
     """Two models in one table, and documents in two folders of which one is small."""
-    admin = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(sa.text("CREATE DATABASE nearest"))
-    admin.dispose()
-    url = sa.make_url(postgres_server).set(database="nearest").render_as_string(hide_password=False)
-    engine = make_engine(url)
-    upgrade(engine)
-    engine.dispose()
-    with Database.open(url) as store:
+    with Database.open(make_database(postgres_server, postgres_template)) as store:
         with store.begin() as session:
             first = add_model(session, "first", DIMENSION)
             add_documents(session, first, clustered(COUNT, DIMENSION))
@@ -138,9 +131,6 @@ def test_the_index_is_used_and_finds_nearly_all(indexed: Database) -> None:
 
 @pytest.mark.parametrize("by_index", [False, True])
 def test_broken_vectors_cost_only_themselves(postgres_url: str, by_index: bool) -> None:
-    engine = make_engine(postgres_url)
-    upgrade(engine)
-    engine.dispose()
     vectors = clustered(400, DIMENSION)
     broken = [to_blob(np.ones(3)), bytes(4 * DIMENSION), to_blob(np.full(DIMENSION, 1e30))]
     with Database.open(postgres_url) as store:

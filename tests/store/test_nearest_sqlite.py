@@ -50,9 +50,9 @@ CHUNKS = 5
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Path:
     """A database with its tables."""
-    path = tmp_path_factory.mktemp("empty") / "empty.db"
+    path = shutil.copyfile(sqlite_template, tmp_path_factory.mktemp("empty") / "empty.db")
     with Database.open(f"sqlite:///{path}") as store, store.begin() as session:
         session.add(SourceRow(id=1, root="/docs", created_at=now()))
     return path

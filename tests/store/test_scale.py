@@ -59,9 +59,9 @@ BY_DOCUMENTS: dict[str, Question] = {
 
 
 @pytest.fixture
-def filled(tmp_path: Any) -> Iterator[tuple[Database, Target]]:
+def filled(sqlite_url: str) -> Iterator[tuple[Database, Target]]:
     """A document that waits to be read, one that waits for vectors, and one that is done."""
-    with Database.open(f"sqlite:///{tmp_path / 'plans.db'}") as store:
+    with Database.open(sqlite_url) as store:
         with store.begin() as session:
             rows.begin(session)
             source, target = library.ensure_source(session, "/docs", utc_now()), rows.add_target(session)

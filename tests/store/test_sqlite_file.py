@@ -54,9 +54,11 @@ READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Path:
+def library(tmp_path: Path, sqlite_template: Path) -> Path:
     """A data folder with a database that somebody has filled and closed."""
     folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copyfile(sqlite_template, folder / "nightshift.db")
     with Database.open(f"sqlite:///{folder / 'nightshift.db'}") as store, store.begin() as session:
         fill_library(session)
     assert not (folder / "nightshift.db-wal").exists()
