@@ -313,7 +313,6 @@ def tune(
         typer.Option(metavar="MODEL", help="With --engines: the same model as another engine reads it (a folder)."),
     ] = None,
     on_cpu: Annotated[bool, typer.Option("--cpu", help="On the processor, also where there is a GPU.")] = False,
-    plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw what was measured, as SVG.")] = None,
     pause: Annotated[
         bool,
         typer.Option("--pause", help="Where a daemon runs: have it serve nothing meanwhile, and go on afterwards."),
@@ -351,7 +350,6 @@ def tune(
         all_engines=engines or against is not None,
         on_cpu=on_cpu,
         pause=pause,
-        plot=plot,
         as_json=as_json,
         quiet=quiet,
     )

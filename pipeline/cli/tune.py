@@ -9,16 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline.cli.chart import svg
 from pipeline.cli.console import EXIT_FAILED, EXIT_STOPPED, complain, errors_explained, load_settings, out, print_json
 from pipeline.cli.pause import daemon_paused
 from pipeline.cli.remote import DaemonClient, running_daemon
-from pipeline.cli.tune_view import TuneView, bars, conclusion, make_tune_view, print_result
+from pipeline.cli.tune_view import TuneView, conclusion, make_tune_view, print_result
 from pipeline.core.errors import HostBusy, StoreError, UsageError
 from pipeline.core.windows import parse_duration
 from pipeline.daemon.servers import find_programs
@@ -43,14 +41,12 @@ def tune_command(
     all_engines: bool,
     on_cpu: bool,
     pause: bool,
-    plot: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Measure, show it, keep the best, and end with an exit code."""
     with errors_explained(as_json=as_json):
         seconds = _seconds(budget)
-        target = _plot_file(plot)
         loaded = load_settings({"database_url": database, "embedding.model": model})
         tuning = Tuning(seconds, on_cpu=on_cpu)
         view = make_tune_view(out(), quiet=quiet, as_json=as_json)
@@ -59,8 +55,6 @@ def tune_command(
             held.enter_context(_host(loaded, HOST if daemon is None else PAUSED))
             held.enter_context(view)
             asyncio.run(_watched(loaded, tuning, view, daemon, all_engines=all_engines, other_model=other_model))
-        if target is not None:
-            _write_plot(target, tuning)
     if as_json:
         print_json(as_object(tuning, runner.overriding(loaded.settings)))
     elif not quiet:
@@ -116,31 +110,6 @@ def _seconds(budget: str) -> float:
     if seconds < LEAST_BUDGET:
         raise UsageError(f"--budget {budget}: nothing can be measured in less than {LEAST_BUDGET:g} s")
     return seconds
-
-
-def _plot_file(plot: str | None) -> Path | None:
-    if plot is None:
-        return None
-    path = Path(plot)
-    if path.suffix.lower() != ".svg":
-        raise UsageError(f"--plot {plot}: the picture is an SVG, so its name should end in .svg")
-    if not path.parent.is_dir():
-        raise UsageError(f"--plot {plot}: there is no folder {path.parent}")
-    return path
-
-
-def _write_plot(path: Path, tuning: Tuning) -> None:
-    shown = [bar for engine in tuning.engines for bar in bars(engine, several=len(tuning.engines) > 1)]
-    devices = ", ".join(dict.fromkeys(engine.device for engine in tuning.engines if engine.device))
-    picture = svg(f"{tuning.model}: tokens a second by options", "tokens a second", shown, devices)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(picture, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise UsageError(f"--plot {path}: it cannot be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _daemon(loaded: LoadedSettings, *, pause: bool) -> DaemonClient | None:

@@ -11,7 +11,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.chart import Bar, text_bar
 from pipeline.cli.view import duration, printable
 from pipeline.cli.words import as_called, counted
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.runner.tuning import Engine, Tuning
 
 BAR_WIDTH = 24
+_EIGHTHS = " ▏▎▍▌▋▊▉"
 ROWS_LIVE = 12
 _HEADS = {
     "n_batch": "batch",
@@ -162,23 +162,15 @@ def table_of(engine: Engine, console: Console, most: int | None = None) -> Table
     return table
 
 
-def bars(engine: Engine, *, several: bool) -> list[Bar]:
-    """For the picture. several: whether there are other engines in it."""
-    best = engine.verdict.best if engine.verdict else None
-    prefix = f"{engine.kind}: " if several else ""
-    rates = engine.rates()
-    found = [
-        Bar(
-            prefix + (_words(engine.options(one)) or "its own choice"),
-            statistics.median(values),
-            values,
-            _remark(engine, one),
-            one == best,
-        )
-        for one, values in rates.items()
-    ]
-    problems = engine.problems().items()
-    return found + [Bar(prefix + _words(engine.options(one)), None, (), _first_line(why)) for one, why in problems]
+def text_bar(value: float, most: float, width: int, encoding: str = "utf-8") -> str:
+    """A bar of up to `width` characters; of eighths where the encoding has them, else of `#`."""
+    share = min(1.0, value / most) if most > 0 else 0.0
+    try:
+        ("█" + _EIGHTHS).encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return "#" * round(share * width)
+    eighths = round(share * width * 8)
+    return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
 
 
 def conclusion(tuning: Tuning) -> list[str]:

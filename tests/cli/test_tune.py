@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import signal
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from pipeline.backends.embedding import EmbeddingBackend
 from pipeline.backends.models import ModelFile, resolve
 from pipeline.backends.options import EmbeddingOptions
 from pipeline.cli.tune import as_object
-from pipeline.cli.tune_view import bars, conclusion, make_tune_view, print_result, table_of
+from pipeline.cli.tune_view import conclusion, make_tune_view, print_result, table_of
 from pipeline.core.tuning import Trial, judge, llama_cpp_space
 from pipeline.runner.ownership import own_host
 from pipeline.runner.sample import Sample, made_up
@@ -39,8 +38,7 @@ def host(tmp_path: Path) -> Host:
 
 
 def test_ctrl_c_keeps_what_was_measured_and_the_next_start_uses_it(host: Host) -> None:
-    picture = host.data_dir / "tuning.svg"
-    process = host.spawn("tune", "--budget", "200s", "--json", "--plot", str(picture))
+    process = host.spawn("tune", "--budget", "200s", "--json")
     assert process.stderr is not None
     measurements = 0
     for line in process.stderr:
@@ -57,7 +55,6 @@ def test_ctrl_c_keeps_what_was_measured_and_the_next_start_uses_it(host: Host) -
     assert engine["kept"]
     assert sum(bool(trial["tokens_per_second"]) for trial in engine["trials"]) == 2
     assert [trial["own_choice"] for trial in engine["trials"]].count(True) == 1
-    assert ET.parse(picture).getroot().tag.endswith("svg")
 
     with Database.open(f"sqlite:///{host.database}") as store:
         file = resolve(str(DEFAULT_MODEL), host.data_dir)
@@ -99,8 +96,6 @@ def test_nobody_is_measured_beside_another(host: Host) -> None:
     [
         (["--budget", "soon"], "--budget soon"),
         (["--budget", "1s"], "nothing can be measured"),
-        (["--plot", "x.png"], "SVG"),
-        (["--plot", "nowhere/x.svg"], "there is no folder nowhere"),
     ],
 )
 def test_wrong_usage_is_said_before_anything_is_done(host: Host, arguments: list[str], problem: str) -> None:
@@ -159,7 +154,6 @@ def test_engines_are_compared_and_the_faster_one_is_named_with_what_to_set() -> 
     assert "llama-cpp is 3.01 times as fast as llama-server." in lines
     assert "NIGHTSHIFT_EMBEDDING_BACKEND=llama-cpp" in lines[-1]
     assert "/models/m.gguf" in lines[-1]
-    assert [bar.value is None for bar in bars(slower, several=True)] == [False]
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
