@@ -32,7 +32,7 @@ RUN mkdir pipeline \
     && .venv/bin/python -m pip install --editable ".[${EXTRAS}]"
 COPY scripts/build_llama_server.py scripts/
 RUN .venv/bin/python scripts/build_llama_server.py \
-    && mv .cache/llama-server/*/llama-server .venv/bin/ \
+    && mv .cache/llama-server/*/* .venv/bin/ \
     && rm -r .cache /root/.cache/nightshift
 
 COPY alembic alembic

@@ -34,7 +34,8 @@ def test_a_second_checkout_takes_what_the_first_one_built(checkout: Path, tmp_pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         patch.setenv("CMAKE_ARGS", "")
-        kept = script["kept_path"](script["build_options"](portable=False))
+        linked = script["libraries"](portable=False)
+        kept = script["kept_path"](linked, script["build_options"](linked, portable=False))
     assert isinstance(kept, Path)
     kept.parent.mkdir(parents=True)
     kept.write_text("a binary")
@@ -44,6 +45,9 @@ def test_a_second_checkout_takes_what_the_first_one_built(checkout: Path, tmp_pa
     target = checkout / ".cache" / "llama-server" / version("llama-cpp-python") / "llama-server"
     assert (built.returncode, built.stdout.splitlines()[-1]) == (0, str(target)), built.stderr
     assert target.read_text() == "a binary"
+    assert sorted(path.name for path in target.parent.iterdir()) == sorted(
+        ["llama-server", *(path.name for path in linked)]
+    )
     assert build(checkout, tmp_path / "elsewhere").returncode == 0  # it is in the checkout now
 
 
