@@ -41,7 +41,7 @@ check: $(VENV)/.installed-dev ## lint, formatting, types, layers
 bench: $(VENV)/.installed-dev ## measure a run against the engine's raw ceiling
 	$(PY) -m benchmarks
 
-llama-server: $(VENV)/.installed ## build llama-server from llama-cpp-python's own sources (some minutes, once)
+llama-server: $(VENV)/.installed ## build llama-server from llama-cpp-python's own sources (one to four minutes, once)
 	$(PY) scripts/build_llama_server.py
 
 clean: ## remove caches and build outputs; documents, models and the database stay
