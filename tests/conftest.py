@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -30,6 +31,25 @@ hypothesis.settings.load_profile("repeatable")
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "data" / "models" / "all-MiniLM-L6-v2-F16.gguf"
 _numbers = itertools.count()
+
+
+class Statements(dict[Any, Any]):
+    """Compiled statements of all engines of one kind. SQLAlchemy's keys begin with the engine's own dialect."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get(key[1:], default)
+
+    def __setitem__(self, key: Any, compiled: Any) -> None:
+        super().__setitem__(key[1:], compiled)
+
+
+_statements = {"sqlite": Statements(), "postgresql": Statements()}
+
+
+@sa.event.listens_for(sa.Engine, "engine_connect")
+def _compile_once(connection: sa.Connection) -> None:
+    """Each test has engines of its own, which would compile every statement anew: a third of a test's time."""
+    connection.execution_options(compiled_cache=_statements[connection.dialect.name])
 
 
 @pytest.fixture(autouse=True)

@@ -211,8 +211,6 @@ import os, signal, sys
 from pathlib import Path
 from pipeline.store.backup import restore
 
-left = int(sys.argv[3])
-
 def hook(event, arguments):
     global left
     if event in ("open", "os.rename", "os.link", "os.remove", "shutil.copyfile", "shutil.rmtree", "sqlite3.connect"):
@@ -220,16 +218,23 @@ def hook(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
 
-sys.addaudithook(hook)
-restore(Path(sys.argv[1]), Path(sys.argv[2]), force=True)
+for line in sys.stdin:  # each restore is a process, of a parent that has imported everything
+    left = int(line)
+    child = os.fork()
+    if not child:
+        sys.addaudithook(hook)
+        restore(Path(sys.argv[1]), Path(sys.argv[2]), force=True)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
 @pytest.fixture
-def sqlite_database(tmp_path: Path) -> str:
-    url = f"sqlite:///{tmp_path / 'data' / 'nightshift.db'}"
-    with Database.open(url):
-        pass
+def sqlite_database(tmp_path: Path, sqlite_template: Path) -> str:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copyfile(sqlite_template, folder / "nightshift.db")
+    url = f"sqlite:///{folder / 'nightshift.db'}"
     add(url, "old")
     return url
 
@@ -240,18 +245,26 @@ def test_a_restore_that_is_killed_anywhere_leaves_the_old_or_the_new(sqlite_data
     add(sqlite_database, "later")
     before = database.read_bytes()
     found = set()
-    for steps in range(100):
-        done = subprocess.run([sys.executable, "-c", KILLED, str(backup), str(database), str(steps)], check=False)
-        assert inspect(database).documents == len(names_in(sqlite_database))
-        found.add(tuple(names_in(sqlite_database)))
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL
-        if names_in(sqlite_database) == ["old"]:
-            for ending in ("-wal", "-shm"):
-                Path(f"{database}{ending}").unlink(missing_ok=True)
-            database.write_bytes(before)
-    assert done.returncode == 0
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(backup), str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as restoring:
+        assert restoring.stdin is not None
+        assert restoring.stdout is not None
+        for steps in range(100):
+            restoring.stdin.write(b"%d\n" % steps)
+            restoring.stdin.flush()
+            ended = int(restoring.stdout.readline())
+            names = names_in(sqlite_database)
+            assert inspect(database).documents == len(names)
+            found.add(tuple(names))
+            if ended == 0:
+                break
+            assert ended == -signal.SIGKILL
+            if names == ["old"]:
+                for ending in ("-wal", "-shm"):
+                    Path(f"{database}{ending}").unlink(missing_ok=True)
+                database.write_bytes(before)
+    assert ended == 0
     assert found == {("later", "old"), ("old",)}
     assert names_in(f"{sqlite_database}{ASIDE}") == ["later", "old"]
 

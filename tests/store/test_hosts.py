@@ -87,7 +87,7 @@ def test_no_content_is_claimed_twice(stores: dict[str, Database], seed: int) -> 
         store, luck = stores[name], random.Random(f"{seed} {name}")
         together.wait()
         idle = 0
-        while idle < 50:
+        while idle < 5:
             with store.begin() as session:
                 found = queue.claim_to_extract(session, name, None, target, rows.utc_now(), luck.randint(1, 7))
             for content in found:

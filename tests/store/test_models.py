@@ -565,7 +565,7 @@ def test_many_chunks_are_taken_over(store: Database) -> None:
 TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), min_size=1, max_size=8)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(versions=st.lists(TEXTS, min_size=2, max_size=4))
 def test_whatever_is_edited_each_chunk_waits_or_has_the_vector_of_its_text(
     store: Database, versions: Sequence[Sequence[str]]

@@ -24,7 +24,7 @@ from pipeline.store.tables import EmbeddingRow
 from pipeline.store.view import Filter, view_of
 from tests.store.rows import DIMENSION, add_target, begin, extracted, register, utc_now
 
-DOCUMENTS, CHUNKS = 60, 12
+FEW, DOCUMENTS, CHUNKS = 10, 60, 12
 
 
 def add_documents(session: Session, target: Target, names: Sequence[str], seed: int) -> None:
@@ -43,13 +43,18 @@ def add_documents(session: Session, target: Target, names: Sequence[str], seed: 
         queue.store_vectors(session, "run", made, [], utc_now())
 
 
+def names(numbers: range) -> list[str]:
+    return [f"{'a' if number % 5 else 'b'}{number}" for number in numbers]
+
+
 @pytest.fixture
 def target(store: Database) -> Target:
+    """With a few documents."""
     with store.begin() as session:
         library.ensure_source(session, "/docs", utc_now())
         begin(session)
         target = add_target(session)
-        add_documents(session, target, [f"{'a' if number % 5 else 'b'}{number}" for number in range(DOCUMENTS)], 1)
+        add_documents(session, target, names(range(FEW)), 1)
         return target
 
 
@@ -66,6 +71,8 @@ FILTERS = [
 
 
 async def test_it_finds_the_same_with_the_same_scores(store: Database, target: Target, tmp_path: Path) -> None:
+    with store.begin() as session:
+        add_documents(session, target, names(range(FEW, DOCUMENTS)), 3)
     mirroring = Mirroring(store, Place(None, tmp_path / "qdrant", "nightshift"))
     await mirroring.deliver()
     # Some that Qdrant does not hold yet, and some that are not seen any more.
