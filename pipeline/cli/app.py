@@ -735,9 +735,9 @@ def db_backup(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write all that the database holds into FILE, whatever runs meanwhile.
+    """Write all that a SQLite database holds into FILE, also while runs go on.
 
-    PostgreSQL's is written by pg_dump, which has to be on PATH.
+    PostgreSQL is backed up by its own pg_dump: see docs/operations.md, Backup and restore.
     """
     from pipeline.cli import db
 
@@ -748,14 +748,15 @@ def db_backup(
 def db_restore(
     file: Annotated[str, typer.Argument(metavar="FILE", help="What `db backup` wrote.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Also where the database holds documents. SQLite's file is kept beside it.")
+        bool, typer.Option("--force", help="Also where the database holds documents. Its file is kept beside it.")
     ] = False,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a backup in the place of the database. Nothing else may be at work meanwhile.
+    """Put a backup in the place of a SQLite database. Nothing else may be at work meanwhile.
 
-    All of it is there afterwards, or all of what was there before.
+    Afterwards the backup is there whole, or everything is as it was.
+    PostgreSQL is restored by its own pg_restore: see docs/operations.md, Backup and restore.
     """
     from pipeline.cli import db
 

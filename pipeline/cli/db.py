@@ -12,10 +12,10 @@ from sqlalchemy.engine import Engine
 from pipeline.cli.console import errors_explained, existing_or_empty, load_settings, print_json
 from pipeline.cli.copies import make_copies
 from pipeline.cli.words import as_called, counted, size
+from pipeline.core.errors import UsageError
 from pipeline.core.redaction import redacted
 from pipeline.runner.ownership import own_host
 from pipeline.store.backup import BackedUp, back_up, restore
-from pipeline.store.backup_server import back_up_server, restore_server
 from pipeline.store.database import Database, make_engine, schema_revisions, shown, upgrade
 from pipeline.store.hnsw import LARGEST_DIMENSION, Standing, Tending, standings
 
@@ -88,10 +88,7 @@ def _index_in_words(standing: Standing, *, built: bool) -> str:
 def backup_command(target: str, database: str | None, *, as_json: bool) -> None:
     """Write a backup, also while runs go on. JSON: `database`, `file`, `revision`, `documents`, `chunks`, `bytes`."""
     with errors_explained(as_json=as_json), _engine(_address(database)) as engine:
-        if engine.dialect.name == "sqlite":
-            made = back_up(Path(str(engine.url.database)), Path(target))
-        else:
-            made = back_up_server(engine, Path(target))
+        made = back_up(_file_of(engine), Path(target))
         where = shown(engine.url)
     _tell_of_backup(where, target, made, f"{where}: backed up to {target}", as_json=as_json)
 
@@ -102,15 +99,22 @@ def restore_command(source: str, database: str | None, *, force: bool, as_json: 
         settings = load_settings({"database_url": database}).settings
         with own_host(settings.data_dir, "restore"), _engine(settings.database_url) as engine:
             where = shown(engine.url)
-            if engine.dialect.name == "sqlite":
-                made = restore(Path(source), Path(str(engine.url.database)), force=force)
-            else:
-                made = restore_server(engine, Path(source), force=force)
+            made = restore(Path(source), _file_of(engine), force=force)
             _, head = schema_revisions(engine)
     done = f"{where}: restored from {source}; the next run does what changed since"
     if made.revision != head:
         done += ". Its tables are of an older version: `python -m pipeline db upgrade`"
     _tell_of_backup(where, source, made, done, as_json=as_json)
+
+
+def _file_of(engine: Engine) -> Path:
+    """The database's file. Raises UsageError for PostgreSQL, whose own programs back it up."""
+    if engine.dialect.name != "sqlite":
+        raise UsageError(
+            f"{shown(engine.url)} is backed up by pg_dump and put back by pg_restore, which come with PostgreSQL: "
+            "docs/operations.md has the commands under Backup and restore"
+        )
+    return Path(str(engine.url.database))
 
 
 def _tell_of_backup(where: str, file: str, made: BackedUp, sentence: str, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Backup and restore of a database on SQLite; `backup_server` does the same for a server's.
+"""Backup and restore of a SQLite database. PostgreSQL has programs of its own for it: see docs/operations.md.
 
 A backup is a database file of its own, taken while runs go on: one moment's state, checked, and put in place whole.
 """
