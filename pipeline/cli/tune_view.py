@@ -30,7 +30,6 @@ _HEADS = {
     "flash_attn": "flash",
     "use_extra_bufts": "repack",
 }
-_SETTINGS = {name: f"embedding.{name}" for name in _HEADS}
 
 
 class TuneView(Protocol):

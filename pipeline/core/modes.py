@@ -80,11 +80,6 @@ def place(mode: Mode, *, configured: Collection[Slot] = tuple(Slot), has_gpu: bo
     return {slot: _PLACES[mode][slot] if has_gpu else Device.CPU for slot in slots_of(mode) if slot in configured}
 
 
-def missing_slots(mode: Mode, configured: Collection[Slot]) -> tuple[Slot, ...]:
-    """The slots that a mode fills but that have no model: it can be entered, and does not serve these."""
-    return tuple(slot for slot in slots_of(mode) if slot not in configured)
-
-
 def plan_switch(current: Mode | Placement, target: Mode | Placement) -> tuple[Step, ...]:
     """What takes the host from one state to another, in order: every stop, then what stays, then every start.
 

@@ -60,12 +60,6 @@ def begin_anew(session: Session, now: dt.datetime) -> StoredHold | None:
     return current_hold(session, now)
 
 
-def remove_ended_hold(session: Session, now: dt.datetime) -> StoredHold | None:
-    """Remove the hold if it is over; returns it, so that its end can be told."""
-    row = _row(session)
-    return None if row is None or _plain(row).hold.holds(now) else _remove(session, row)
-
-
 def _row(session: Session) -> HoldRow | None:
     return session.scalar(sa.select(HoldRow).where(HoldRow.host == host_of(session)))
 

@@ -55,12 +55,6 @@ def note_load(
     return _plain(row)
 
 
-def load_estimate(session: Session, fingerprint: str, kind: str, device: str) -> float | None:
-    """Seconds that a load will hardly exceed, or None where none was measured."""
-    row = session.get(LoadRow, (host_of(session), fingerprint, kind, device))
-    return None if row is None else row.seconds_max
-
-
 def measured_loads(session: Session) -> list[StoredLoad]:
     """Every load that was measured, the last measured first; those measured in the future come last."""
     mine = sa.select(LoadRow).where(LoadRow.host == host_of(session))

@@ -121,31 +121,6 @@ def begin_switch(
     return row.id
 
 
-def note_phase(
-    session: Session,
-    switch_id: int,
-    phase: Phase,
-    seconds: float,
-    *,
-    memory_before: int | None = None,
-    memory_after: int | None = None,
-    pids_after: Iterable[int] | None = None,
-    cut: int | None = None,
-) -> None:
-    """Note that a phase is over, and what else is known by now; None leaves a field as it is.
-
-    A phase that comes twice, as when a roll-back starts a server again, adds up.
-    """
-    row = session.get(ModeSwitchRow, switch_id)
-    if row is None:  # somebody emptied the journal; the switch itself matters more
-        return
-    # A new dictionary: a change inside the old one would not be noticed.
-    row.phases = {**row.phases, phase.value: row.phases.get(phase.value, 0.0) + seconds}
-    if memory_before is not None:
-        row.memory_before = memory_before
-    _note(row, memory_after, pids_after, cut)
-
-
 def note_progress(
     session: Session,
     switch_id: int,

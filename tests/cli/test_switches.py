@@ -16,13 +16,12 @@ from pipeline.cli.words import program
 from pipeline.core.modes import Mode
 from pipeline.store.database import Database
 from pipeline.store.switches import (
-    Phase,
     StoredSwitch,
     SwitchOutcome,
     SwitchReason,
     begin_switch,
     end_switch,
-    note_phase,
+    note_progress,
 )
 
 NOW = dt.datetime(2026, 6, 2, 2, tzinfo=dt.UTC)
@@ -109,7 +108,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     url = f"sqlite:///{tmp_path / 'x.db'}"
     with Database.open(url) as store, store.begin() as session:
         first = begin_switch(session, Mode.IDLE, Mode.GENERATION, SwitchReason.SCHEDULE, NOW, pids_before=[7])
-        note_phase(session, first, Phase.READY, 1.5, memory_after=5)
+        note_progress(session, first, {"ready": 1.5}, memory_after=5)
         end_switch(session, first, SwitchOutcome.DONE, NOW + dt.timedelta(seconds=2))
         begin_switch(session, Mode.GENERATION, Mode.MIXED, SwitchReason.OPERATOR, NOW, detail="ada")
     return url

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from pipeline.core.modes import Action, Device, Mode, Slot, Step, missing_slots, place, plan_switch, serves, slots_of
+from pipeline.core.modes import Action, Device, Mode, Slot, Step, place, plan_switch, serves, slots_of
 
 GEN, EMB = Slot.GENERATION, Slot.EMBEDDING
 GPU, CPU = Device.GPU, Device.CPU
@@ -60,11 +60,9 @@ def test_without_a_gpu_embedding_stays_where_it_is() -> None:
     assert plan_switch(embedding, mixed) == (Step(KEEP, EMB, CPU), Step(START, GEN, CPU))
 
 
-def test_a_slot_without_a_model_stays_empty_and_is_said_to_be_missing() -> None:
+def test_a_slot_without_a_model_stays_empty() -> None:
     assert place(Mode.GENERATION, configured={EMB}) == {}
     assert place(Mode.MIXED, configured={EMB}) == {EMB: CPU}
-    assert missing_slots(Mode.MIXED, {EMB}) == (GEN,)
-    assert missing_slots(Mode.EMBEDDING, {EMB}) == ()
     assert plan_switch(Mode.EMBEDDING, place(Mode.GENERATION, configured={EMB})) == (Step(STOP, EMB, GPU),)
 
 

@@ -12,7 +12,7 @@ from pipeline.core.errors import StoreError
 from pipeline.core.modes import Mode
 from pipeline.core.schedule import Hold
 from pipeline.store.database import Database, host_of
-from pipeline.store.holds import StoredHold, begin_anew, clear_hold, current_hold, remove_ended_hold, set_hold
+from pipeline.store.holds import StoredHold, begin_anew, clear_hold, current_hold, set_hold
 from pipeline.store.tables import HoldRow
 
 NOW = dt.datetime(2026, 6, 2, 2, tzinfo=dt.UTC)
@@ -65,16 +65,6 @@ def test_a_new_hold_takes_the_place_of_the_old_one(store: Database) -> None:
     with store.snapshot() as session:
         assert current_hold(session, later) == StoredHold(FOR_GOOD, later, "ben")
         assert session.scalar(sa.select(sa.func.count()).select_from(HoldRow)) == 1
-
-
-def test_only_a_hold_that_is_over_is_removed(store: Database) -> None:
-    assert TWO_HOURS.until is not None
-    with store.begin() as session:
-        set_hold(session, TWO_HOURS, "ada", NOW)
-        assert remove_ended_hold(session, NOW) is None
-        assert remove_ended_hold(session, TWO_HOURS.until) == StoredHold(TWO_HOURS, NOW, "ada")
-        assert session.scalar(sa.select(sa.func.count()).select_from(HoldRow)) == 0
-        assert remove_ended_hold(session, TWO_HOURS.until) is None
 
 
 def test_a_host_has_no_second_row(store: Database) -> None:

@@ -9,15 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.store.database import Database
-from pipeline.store.loads import StoredLoad, load_estimate, measured_loads, note_load, upper_estimate
+from pipeline.store.loads import StoredLoad, measured_loads, note_load, upper_estimate
 
 NOW = dt.datetime(2026, 6, 2, 2, tzinfo=dt.UTC)
 SECONDS = st.floats(0, 3600)
-
-
-def test_a_model_that_was_never_loaded_has_no_estimate(store: Database) -> None:
-    with store.snapshot() as session:
-        assert load_estimate(session, "f", "llama-server", "gpu") is None
 
 
 def test_a_slow_load_counts_at_once_and_fast_ones_bring_it_down_slowly(store: Database) -> None:
@@ -26,10 +21,9 @@ def test_a_slow_load_counts_at_once_and_fast_ones_bring_it_down_slowly(store: Da
         with store.begin() as session:
             note_load(session, "f", "llama-server", "gpu", seconds, NOW + dt.timedelta(days=number))
         with store.snapshot() as session:
-            estimates.append(load_estimate(session, "f", "llama-server", "gpu"))
+            (load,) = measured_loads(session)
+            estimates.append(load.seconds_max)
     assert estimates == pytest.approx([5.0, 60.0, 54.5, 49.55])
-    with store.snapshot() as session:
-        (load,) = measured_loads(session)
     assert load == StoredLoad("f", "llama-server", "gpu", 5.0, load.seconds_max, 4, NOW + dt.timedelta(days=3))
 
 
@@ -39,8 +33,9 @@ def test_each_model_server_and_device_is_measured_by_itself(store: Database) -> 
         for number, key in enumerate(keys):
             note_load(session, *key, float(number), NOW + dt.timedelta(seconds=number))
     with store.snapshot() as session:
-        assert [load_estimate(session, *key) for key in keys] == [0.0, 1.0, 2.0, 3.0]
-        assert [load.seconds for load in measured_loads(session)] == [3.0, 2.0, 1.0, 0.0]
+        found = measured_loads(session)
+    assert [(load.fingerprint, load.kind, load.device) for load in found] == keys[::-1]
+    assert [load.seconds for load in found] == [3.0, 2.0, 1.0, 0.0]
 
 
 @given(st.lists(SECONDS, min_size=1, max_size=30))

@@ -19,7 +19,6 @@ from pipeline.store.switches import (
     end_switch,
     interrupt_switches,
     latest_switches,
-    note_phase,
     note_progress,
 )
 from pipeline.store.tables import ModeSwitchRow
@@ -53,11 +52,13 @@ def test_a_switch_is_written_as_it_goes(store: Database) -> None:
     with store.snapshot() as session:
         running = latest(session)
     assert (running.outcome, running.finished_at, running.seconds) == (SwitchOutcome.RUNNING, None, None)
+    phases: dict[str, float] = {}
     for number, phase in enumerate(Phase):
+        phases[phase.value] = number / 4
         with store.begin() as session:
-            note_phase(session, switch_id, phase, number / 4)
+            note_progress(session, switch_id, phases)
         with store.snapshot() as session:
-            assert list(latest(session).phases) == list(Phase)[: number + 1]
+            assert latest(session).phases == phases
     with store.begin() as session:
         end = NOW + dt.timedelta(seconds=7.25)
         end_switch(session, switch_id, SwitchOutcome.DONE, end, memory_after=1 << 30, pids_after={20, 13}, cut=1)
@@ -84,15 +85,6 @@ def test_a_switch_is_written_as_it_goes(store: Database) -> None:
         assert latest(session).seconds == 7.25
 
 
-def test_a_phase_that_comes_twice_adds_up(store: Database) -> None:
-    with store.begin() as session:
-        switch_id = begin(session)
-        note_phase(session, switch_id, Phase.START, 1.5)
-        note_phase(session, switch_id, Phase.READY, 1.0)
-        note_phase(session, switch_id, Phase.START, 0.25)
-        assert latest(session).phases == {"start": 1.75, "ready": 1.0}
-
-
 def test_progress_replaces_what_was_noted(store: Database) -> None:
     with store.begin() as session:
         switch_id = begin(session)
@@ -107,9 +99,9 @@ def test_progress_replaces_what_was_noted(store: Database) -> None:
 def test_what_a_phase_found_out_stays_until_something_newer_is_known(store: Database) -> None:
     with store.begin() as session:
         switch_id = begin(session)
-        note_phase(session, switch_id, Phase.DRAIN, 0.0, memory_before=5, cut=2)
-        note_phase(session, switch_id, Phase.RELEASE, 0.0, memory_after=3, pids_after=[])
-        note_phase(session, switch_id, Phase.READY, 0.0, pids_after=[7])
+        note_progress(session, switch_id, {"drain": 0.0}, memory_before=5, cut=2)
+        note_progress(session, switch_id, {"release": 0.0}, memory_after=3, pids_after=[])
+        note_progress(session, switch_id, {"ready": 0.0}, pids_after=[7])
         end_switch(session, switch_id, SwitchOutcome.ROLLED_BACK, NOW, error="no canary")
         switch = latest(session)
     assert (switch.memory_before, switch.memory_after, switch.cut, switch.pids_after) == (5, 3, 2, [7])
@@ -122,8 +114,7 @@ def test_a_daemon_finds_what_the_one_before_left_running(store: Database) -> Non
         end_switch(session, done, SwitchOutcome.DONE, NOW)
         early = begin(session)
         late = begin(session)
-        note_phase(session, late, Phase.CLOSE, 0.1)
-        note_phase(session, late, Phase.STOP, 0.1)
+        note_progress(session, late, {"close": 0.1, "stop": 0.1})
     later = NOW + dt.timedelta(hours=9)
     with store.begin() as session:
         assert [(switch.id, switch.error) for switch in interrupt_switches(session, later)] == [
@@ -151,7 +142,6 @@ def test_an_emptied_journal_does_not_stop_a_switch(store: Database) -> None:
         switch_id = begin(session)
         session.execute(sa.delete(ModeSwitchRow))
         session.expire_all()
-        note_phase(session, switch_id, Phase.STOP, 1.0)
         note_progress(session, switch_id, {"stop": 1.0})
         end_switch(session, switch_id, SwitchOutcome.DONE, NOW)
         assert latest_switches(session) == []
@@ -161,6 +151,6 @@ def test_an_emptied_journal_does_not_stop_a_switch(store: Database) -> None:
 def test_memory_of_a_large_gpu_fits(store: Database, size: int) -> None:
     with store.begin() as session:
         switch_id = begin(session)
-        note_phase(session, switch_id, Phase.RELEASE, 0.0, memory_before=size, memory_after=size)
+        note_progress(session, switch_id, {"release": 0.0}, memory_before=size, memory_after=size)
     with store.snapshot() as session:
         assert (latest(session).memory_before, latest(session).memory_after) == (size, size)

@@ -252,9 +252,5 @@ def shown_when_done(session: Session) -> Iterator[Disagreement]:
         yield Disagreement("document-not-shown", "done, and awaited still", "seen by search", ids)
 
 
-def _made_of(sha256: str | None) -> str:
-    return f"made of the bytes {(sha256 or '')[:12]}..."
-
-
 def _one_if(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
     return sa.case((condition, 1), else_=0)
