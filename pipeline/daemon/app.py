@@ -41,7 +41,6 @@ from pipeline.runner.questions import QuestionServer
 from pipeline.runner.target import embedding_options, identity, named_by, timeouts
 from pipeline.runner.tuned import with_tunings
 from pipeline.runner.untold import report_untold
-from pipeline.runner.webhook import keep_delivering
 from pipeline.scheduler.clock import Clock, steady
 from pipeline.scheduler.jobs import LoadedJobs, fingerprint, load_jobs, reload
 from pipeline.settings import LoadedSettings, Settings
@@ -63,7 +62,7 @@ GPU_LOOK = 2.0
 ENGINE_LOOK = 5.0
 TEXTS_LOOK = 60.0
 QUESTIONS_LOOK = 1.0
-DELIVERIES_LOOK = 60.0
+UNTOLD_LOOK = 60.0
 WATCHDOG_SECONDS = 20.0
 SHUTDOWN = 5.0
 RUN_GRACE = 15.0
@@ -127,16 +126,7 @@ async def _until_stopped(
         asyncio.create_task(_beat(), name="watchdog"),
         asyncio.create_task(_watch_texts(host), name="texts"),
         asyncio.create_task(_watch_questions(host), name="questions"),
-        asyncio.create_task(
-            keep_delivering(
-                host.store,
-                host.loaded.settings.report,
-                DELIVERIES_LOOK,
-                host.reported,
-                lambda: _report_untold(host),
-            ),
-            name="reports",
-        ),
+        asyncio.create_task(_report_untold(host), name="reports"),
         asyncio.create_task(host.jobs.watch(clock), name="jobs"),
         *([] if mirroring is None else [asyncio.create_task(keep_in_line(mirroring), name="mirror")]),
         edge,
@@ -374,8 +364,13 @@ async def _end_run(runs: Runs) -> None:
 async def _report_untold(host: Host) -> None:
     """A run that was cut off, or died with an earlier daemon, is reported now and not after the next one."""
     settings = host.loaded.settings
-    timing = timing_of(settings, host.governor.hold)
-    await report_untold(host.store, settings, host.jobs.loaded.jobs, timing, utc_now(), host.hearts)
+    while True:
+        timing = timing_of(settings, host.governor.hold)
+        await report_untold(host.store, settings, host.jobs.loaded.jobs, timing, utc_now(), host.hearts)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNTOLD_LOOK):
+                await host.reported.wait()
+        host.reported.clear()
 
 
 async def _watch_texts(host: Host) -> None:

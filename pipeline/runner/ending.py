@@ -110,8 +110,7 @@ class Ending:
     ) -> None:
         runs.finish_run(session, self.run_id, outcome, "; ".join(errors) or self.cut_off, now, measured)
         if report is not None:
-            owed = now if self.settings.report.webhook is not None else None
-            reports.save_report(session, self.run_id, report, owed_from=owed)
+            reports.save_report(session, self.run_id, report)
 
     def _report(self, session: Session, outcome: str, errors: Sequence[str], now: dt.datetime) -> dict[str, Any] | None:
         """None for a run that had nothing to do, unless those are wanted too."""

@@ -42,7 +42,6 @@ from pipeline.runner.report import Outcome, RunReport, newest_first
 from pipeline.runner.shared import readable_sources
 from pipeline.runner.target import Aim, check_model, embedding_options, longest_document, ocr_wanted, take_aim, timeouts
 from pipeline.runner.tuned import with_tunings
-from pipeline.runner.webhook import deliver_due
 from pipeline.settings import Settings
 from pipeline.store import counts, hosts, library, models, overview, queue, retry
 from pipeline.store.database import Database
@@ -55,7 +54,6 @@ READING_WORKERS = 1
 READING_NICE = 19
 """Of a run that only reads: it goes on beside whatever the host is there for."""
 
-DELIVERY_SECONDS = 15.0
 
 END = dt.timedelta(seconds=1)
 """A run that was stopped this shortly before its time was over was stopped by that."""
@@ -110,7 +108,7 @@ async def run_now(
     reads_only: bool = False,
     jobs: Sequence[Job] | None = None,
 ) -> RunReport:
-    """A run by hand, with a database and a model server of its own; its report is delivered. Raises as `carry_out`."""
+    """A run by hand, with a database and a model server of its own. Raises as `carry_out`."""
     store = await asyncio.to_thread(Database.open, settings.database_url, settings.node)
     try:
         run = Run(
@@ -123,15 +121,12 @@ async def run_now(
             reads_only=reads_only,
             jobs=jobs,
         )
-        try:
-            async with mirrored(settings, store):
-                report = await carry_out(run)
-            with contextlib.suppress(StoreError):
-                # Of after the run, when delivery went on.
-                report = replace(report, mirror=await store.read(outbox.standing))
-            return report
-        finally:
-            await _deliver(run)
+        async with mirrored(settings, store):
+            report = await carry_out(run)
+        with contextlib.suppress(StoreError):
+            # Of after the run, when delivery went on.
+            report = replace(report, mirror=await store.read(outbox.standing))
+        return report
     finally:
         await asyncio.to_thread(store.close)
 
@@ -329,13 +324,6 @@ async def _unused_gpu(run: Run, embedder: ServerEmbedder) -> str | None:
     if meant or embedder.told.get("on_gpu") is not False or "library" not in embedder.told:
         return None
     return await asyncio.to_thread(unused_gpu)
-
-
-async def _deliver(run: Run) -> None:
-    """Deliver the report while somebody waits, which is not long; what is not taken stays owed."""
-    with contextlib.suppress(StoreError, TimeoutError):
-        async with asyncio.timeout(DELIVERY_SECONDS):
-            await deliver_due(run.store, run.settings.report, utc_now())
 
 
 def _leaves(group: BaseExceptionGroup[NightshiftError]) -> list[NightshiftError]:

@@ -77,8 +77,7 @@ async def report_untold(
         await end_dead(store, dt.timedelta(seconds=settings.run.lease), now, seen)
         for run in await store.read(reports.untold_runs, now - WITHIN, MOST):
             report = await store.read(_report, run, jobs, timing, now)
-            owed = now if settings.report.webhook is not None else None
-            if not await store.write(reports.save_first_report, run.id, report, owed_from=owed):
+            if not await store.write(reports.save_first_report, run.id, report):
                 continue  # another host told of it meanwhile
             told.append(run.id)
             await keep_as_files(settings, report, now)

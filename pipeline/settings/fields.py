@@ -345,26 +345,7 @@ class ReportSettings(_Section):
 
     keep: Whole = Field(default=200, ge=0, description="Reports kept as files; 0: none are written.")
     keep_days: Whole = Field(default=365, ge=0, description="Days for which a report is kept as a file; 0: no limit.")
-    webhook: SecretStr | None = Field(
-        default=None, description="A URL to which each report is POSTed as JSON; not set: none."
-    )
-    token: SecretStr | None = Field(
-        default=None, min_length=1, description="What the webhook wants as `Authorization: Bearer TOKEN`."
-    )
-    secret: SecretStr | None = Field(
-        default=None,
-        min_length=1,
-        description="A key to sign reports with: `X-Nightshift-Signature: sha256=` and the HMAC of the body.",
-    )
     empty: bool = Field(default=False, description="Report runs that had nothing to do as well.")
-
-    @field_validator("webhook")
-    @classmethod
-    def _an_address(cls, value: SecretStr | None) -> SecretStr | None:
-        # It is shown to nobody: many receivers know who is allowed by nothing but the address.
-        if value is not None and not re.match(r"https?://[^/\s]+", value.get_secret_value()):
-            raise PydanticCustomError("webhook", "should begin with http:// or https://, and name a host")
-        return value
 
 
 class SwitchSettings(_Section):

@@ -372,18 +372,6 @@ class RunRow(Table):
     report: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
-class DeliveryRow(Table):
-    """The report of a run that is owed to the webhook. due_at: of the next try; none: delivered, or given up."""
-
-    __tablename__ = "deliveries"
-
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
-    due_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
-    error: Mapped[str | None] = mapped_column(Text)
-    delivered_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
-
-
 class MirrorRow(Table):
     """Another home of the vectors. location: where it is; at another place everything is owed to it again.
 

@@ -40,7 +40,7 @@ def report(tmp_path: Path) -> Any:
     with Database.open(f"sqlite:///{tmp_path / 'some.db'}") as store, store.begin() as session:
         rows.begin(session, facts.run_id)
         made = make_report(session, facts)
-        reports.save_first_report(session, facts.run_id, made, owed_from=None)
+        reports.save_first_report(session, facts.run_id, made)
         runs.finish_run(session, facts.run_id, "failed", None, NOON)
     return made
 

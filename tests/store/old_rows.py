@@ -1,6 +1,7 @@
 """What a database of each revision holds: a program at work, written down without that program's code.
 
-A new revision adds one entry to `ROWS`: rows for its new tables, and values for its new columns.
+A new revision adds one entry to `ROWS`: rows for its new tables, and values for its new columns; and one to `DROPPED`
+where it drops some.
 Old entries are never changed: they are what users have.
 """
 
@@ -197,7 +198,13 @@ _TWELFTH: Rows = {
     "mirrored": [{"fingerprint": MODEL, "sha256": _hash("gone"), "kind": "pdf", "recipe": "r", "points": 2}],
 }  # fmt: skip
 
-ROWS: Mapping[str, Rows] = {"0012": _TWELFTH}
+DROPPED: Mapping[str, Mapping[str, set[str]]] = {"0013": {"deliveries": set()}}
+"""What a revision drops: columns of tables, or a table with all of its columns."""
+
+ROWS: Mapping[str, Rows] = {
+    "0012": _TWELFTH,
+    "0013": {table: rows for table, rows in _TWELFTH.items() if table != "deliveries"},
+}
 """What a database holds, by its revision."""
 
 
@@ -226,6 +233,15 @@ def columns_of(connection: Connection) -> dict[str, list[str]]:
         name for name in set(inspector.get_table_names()) - {"alembic_version"} if not name.startswith("chunk_words_")
     )
     return {name: [column["name"] for column in inspector.get_columns(name)] for name in names}
+
+
+def kept(columns: Mapping[str, Sequence[str]], revision: str) -> dict[str, list[str]]:
+    """Of the columns of a revision, those that no later one drops."""
+    left = {table: list(names) for table, names in columns.items()}
+    for later in (dropped for number, dropped in DROPPED.items() if number > revision):
+        for table, gone in later.items():
+            left[table] = [name for name in left[table] if gone and name not in gone]
+    return {table: names for table, names in left.items() if names}
 
 
 def _all(connection: Connection, table: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:

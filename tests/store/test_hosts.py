@@ -338,24 +338,17 @@ def test_what_a_host_remembers_is_its_own(stores: dict[str, Database]) -> None:
             ]
 
 
-def test_a_report_is_told_by_one_host_and_delivered_by_one(stores: dict[str, Database]) -> None:
+def test_a_run_that_died_is_reported_by_one_host(stores: dict[str, Database]) -> None:
     begin(stores["north"], "dies")
     fall_silent(stores["north"], "dies")
     end_dead(stores["south"])
     told = []
     for name in ("south", "west"):
         with stores[name].begin() as session:
-            told.append(reports.save_first_report(session, "dies", {"by": name}, owed_from=NOW))
+            told.append(reports.save_first_report(session, "dies", {"by": name}))
     assert told == [True, False]
-    later = NOW + dt.timedelta(minutes=2)
-    with stores["south"].begin() as mine, stores["west"].begin() as theirs:
-        first = reports.take_due(mine, NOW, later)
-        assert first is not None
-        assert first.report == {"by": "south"}
-        assert reports.take_due(theirs, NOW, later) is None  # at the same moment
-    with stores["west"].begin() as session:
-        assert reports.take_due(session, NOW, later) is None  # while it is on its way
-        assert reports.take_due(session, later, later) is not None  # nobody said what came of it
+    with stores["north"].snapshot() as session:
+        assert reports.find_report(session, "dies") == {"by": "south"}
 
 
 def test_a_host_that_falls_asleep_in_a_transaction_does_not_hold_up_the_others(stores: dict[str, Database]) -> None:

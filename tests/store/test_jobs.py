@@ -112,7 +112,7 @@ def test_runs_that_began_in_the_future_come_last(store: Database) -> None:
         for run_id, started_at in begun.items():
             runs.start_run(session, run_id, rows.ME, [], started_at, lambda process: False)
             runs.finish_run(session, run_id, "complete", None, started_at)
-            reports.save_report(session, run_id, {"run_id": run_id}, owed_from=None)
+            reports.save_report(session, run_id, {"run_id": run_id})
     with store.snapshot() as session:
         assert [run.id for run in runs.latest_runs(session, 3)] == ["new", "old", "ahead"]
         assert reports.find_report(session, None) == {"run_id": "new"}

@@ -15,7 +15,6 @@ from pipeline.store.database import Database
 from pipeline.store.models import Target
 from pipeline.store.pending import Aimed
 from pipeline.store.queue import Order
-from pipeline.store.reports import Delivery
 from pipeline.store.runs import Measured
 from pipeline.store.scopes import Scope
 from pipeline.store.tables import ContentRow, DocumentRow
@@ -258,28 +257,19 @@ def test_what_a_run_measured_outlives_it(store: Database) -> None:
         assert (found.state, found.measured) == ("complete", measured)
 
 
-def test_a_report_is_owed_until_it_was_taken_or_given_up(store: Database) -> None:
+def test_a_report_is_found_by_its_run_or_as_the_newest(store: Database) -> None:
     with store.begin() as session:
         for number in range(3):
             rows.begin(session, f"run{number}")
             runs.finish_run(session, f"run{number}", "complete", None, NOON)
         assert reports.find_report(session, None) is None
-        reports.save_report(session, "run0", {"run_id": "run0"}, owed_from=NOON)
-        reports.save_report(session, "run1", {"run_id": "run1", "ü": ["é"]}, owed_from=NOON - dt.timedelta(hours=1))
-        reports.save_report(session, "run2", {"run_id": "run2"}, owed_from=None)
+        for number in range(2):
+            reports.save_report(session, f"run{number}", {"run_id": f"run{number}", "ü": ["é"]})
     with store.begin() as session:
-        assert reports.find_report(session, "run1") == {"run_id": "run1", "ü": ["é"]}
+        assert reports.find_report(session, "run0") == {"run_id": "run0", "ü": ["é"]}
+        assert reports.find_report(session, None) == {"run_id": "run1", "ü": ["é"]}
+        assert reports.find_report(session, "run2") is None
         assert reports.find_report(session, "run9") is None
-        assert sorted(reports.list_reports(session, 9)) == ["run0", "run1", "run2"]
-        assert [due.run_id for due in reports.due_deliveries(session, NOON)] == ["run1", "run0"]
-        assert reports.due_deliveries(session, NOON - dt.timedelta(hours=2)) == []
-        reports.note_failed(session, "run1", "refused", NOON + dt.timedelta(hours=1))
-        reports.note_delivered(session, "run0", NOON)
-        assert reports.due_deliveries(session, NOON) == []
-        assert reports.next_delivery(session) == NOON + dt.timedelta(hours=1)
-        assert reports.undelivered(session) == [("run1", 1, "refused")]
-        (again,) = reports.due_deliveries(session, NOON + dt.timedelta(hours=1))
-        assert again == Delivery("run1", {"run_id": "run1", "ü": ["é"]}, 1, "refused")
-        reports.note_failed(session, "run1", "refused", None)
-        assert reports.next_delivery(session) is None
-        assert reports.undelivered(session) == [("run1", 2, "refused")]
+        assert not reports.save_first_report(session, "run0", {"run_id": "another"})
+        assert reports.save_first_report(session, "run2", {"run_id": "run2"})
+        assert reports.list_reports(session, 9) == ["run2", "run1", "run0"]
