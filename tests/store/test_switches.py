@@ -82,7 +82,7 @@ def test_a_switch_is_written_as_it_goes(store: Database) -> None:
             cut=1,
             error=None,
         )
-        assert latest(session).seconds == 7.25
+        assert latest(session).seconds == sum(number / 4 for number in range(len(Phase)))
 
 
 def test_progress_replaces_what_was_noted(store: Database) -> None:
