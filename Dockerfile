@@ -26,9 +26,11 @@ RUN python3 -m venv .venv
 
 # What is slow comes first and needs little of the source: its layers outlive a change of the program.
 COPY pyproject.toml README.md LICENSE ./
+COPY requirements/run.txt requirements/
 RUN mkdir pipeline \
     && touch pipeline/__init__.py \
     && export CMAKE_BUILD_PARALLEL_LEVEL="$(nproc)" \
+    && .venv/bin/python -m pip install --require-hashes --requirement requirements/run.txt \
     && .venv/bin/python -m pip install --editable ".[${EXTRAS}]"
 COPY scripts/build_llama_server.py scripts/
 RUN .venv/bin/python scripts/build_llama_server.py \
