@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,7 @@ class Shared:
 
         def asleep() -> bool:
             process.send_signal(signal.SIGSTOP)
+            time.sleep(0.2)  # what it sent last has arrived by then, and may have begun a transaction
             with self.engine.connect() as connection:
                 if connection.scalar(busy) == 0:
                     return True
