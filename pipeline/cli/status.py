@@ -204,7 +204,7 @@ def _stored(
         silent = runs.silent_runs(session, now)
         switched = switches.latest_switches(session, LOOKED_BACK)
         held = holds.current_hold(session, now)
-        states = jobs.job_states(session)
+        states, ahead = jobs.job_states(session), jobs.noted_ahead(session, now)
         finished = so_far({name: one.last_finished for name, one in states.items() if one.last_finished}, now)
         later, sources = count_unsearched(session), overview.list_sources(session)
         deletions, mirror = waiting_deletions(session), outbox.standing(session)
@@ -231,7 +231,7 @@ def _stored(
         "tunings": [tuning_as_json(one) for one in tuned],
         "sources": [dataclasses.asdict(source) for source in sources],
         "never_looked_at": unseen,
-        "clock": jobs.noted_ahead(states.values(), now),
+        "clock": ahead,
         "device": device,
         "deletions": [dataclasses.asdict(one) | {"since": one.since.isoformat()} for one in deletions],
         "mirror": mirror,

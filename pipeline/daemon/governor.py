@@ -182,15 +182,16 @@ class Governor:
         now = self.clock()
         loaded = self.read_jobs()
         names = frozenset(job.name for job in loaded.jobs)
-        if names != self._known:
+        states = await self.store.read(jobs.job_states)
+        if names != self._known or any(state.known_since > now for state in states.values()):
             await self.store.write(jobs.note_known, names, now)
             self._known = names
-        states = await self.store.read(jobs.job_states)
+            states = await self.store.read(jobs.job_states)
         self._past = {
             name: Past(state.known_since, state.last_started, state.last_finished, state.failures)
             for name, state in states.items()
         }
-        before, self.ahead = self.ahead, jobs.noted_ahead(states.values(), now)
+        before, self.ahead = self.ahead, await self.store.read(jobs.noted_ahead, now)
         for noted in self.ahead:
             if noted not in before:
                 log.warning("a time is to come that should be past", problem=noted)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pipeline.store.database import host_of
+from pipeline.store.runs import begun_ahead
 from pipeline.store.tables import JobStateRow
 
 FAILED = "failed"
@@ -38,9 +39,14 @@ class StoredJobState:
 
 
 def note_known(session: Session, names: Iterable[str], now: dt.datetime) -> list[str]:
-    """Note jobs that are declared; returns those that are new. One whose file is gone or broken stays known."""
+    """Note jobs that are declared; returns those that are new. One whose file is gone or broken stays known.
+
+    One that a clock which was ahead noted is known since now: the windows from now on are owed.
+    """
     wanted = sorted(set(names))
     host = host_of(session)
+    too_late = sa.update(JobStateRow).where(JobStateRow.host == host, JobStateRow.known_since > now)
+    session.execute(too_late.values(known_since=now))
     mine = sa.select(JobStateRow.name).where(JobStateRow.host == host, JobStateRow.name.in_(wanted))
     known = set(session.scalars(mine))
     new = [name for name in wanted if name not in known]
@@ -87,16 +93,19 @@ def job_states(session: Session) -> dict[str, StoredJobState]:
     return {row.name: _plain(row) for row in session.scalars(mine.order_by(JobStateRow.name))}
 
 
-def noted_ahead(states: Iterable[StoredJobState], now: dt.datetime) -> list[str]:
-    """What was noted of jobs for a time that is to come, in words. It does not count."""
+def noted_ahead(session: Session, now: dt.datetime) -> list[str]:
+    """What was noted of jobs and runs for a time that is to come, in words. It does not count."""
     latest = {
-        state.name: max((at for at in (state.last_started, state.last_finished) if at is not None), default=now)
-        for state in states
+        f"job {state.name} is noted to have run": max(
+            (at for at in (state.last_started, state.last_finished) if at is not None), default=now
+        )
+        for state in job_states(session).values()
     }
+    latest |= {f"run {run.id} is noted to have begun": run.started_at for run in begun_ahead(session, now)}
     return [
-        f"job {name} is noted to have run at {at:%Y-%m-%d %H:%M} UTC, which is to come and does not count: "
+        f"{what} at {at:%Y-%m-%d %H:%M} UTC, which is to come and does not count: "
         "the clock was ahead then, or is behind now"
-        for name, at in latest.items()
+        for what, at in latest.items()
         if at > now
     ]
 

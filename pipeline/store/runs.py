@@ -28,6 +28,9 @@ HEARTBEAT = dt.timedelta(seconds=5)
 INTERRUPTED_TOLD = 20
 """Interrupted runs in a row that are told of; a host that loses its power so often has other worries."""
 
+CLOCKS_DIFFER = dt.timedelta(minutes=1)
+"""By how much another host's clock may be ahead without a word."""
+
 LEASE = dt.timedelta(seconds=60)
 """How long after its last heartbeat a run on another host is taken for dead, where nothing else is said."""
 
@@ -312,12 +315,18 @@ def looked_at_by_runs(session: Session, *, here: bool = False) -> set[str]:
 
 
 def newest_first() -> tuple[sa.ColumnElement[Any], ...]:
-    """The order in which runs are told of. Those that begin more than a day from now come last: the clock was ahead."""
-    return (
-        RunRow.started_at > dt.datetime.now(dt.UTC) + dt.timedelta(days=1),
-        RunRow.started_at.desc(),
-        RunRow.id.desc(),
-    )
+    """The order in which runs are told of. Those that a clock which was ahead noted come last."""
+    return (_is_ahead(dt.datetime.now(dt.UTC)), RunRow.started_at.desc(), RunRow.id.desc())
+
+
+def begun_ahead(session: Session, now: dt.datetime) -> list[StoredRun]:
+    """Up to three runs that are noted to begin at a time that is to come, the latest first."""
+    rows = session.scalars(sa.select(RunRow).where(_is_ahead(now)).order_by(RunRow.started_at.desc()).limit(3))
+    return [plain(row) for row in rows]
+
+
+def _is_ahead(now: dt.datetime) -> sa.ColumnElement[bool]:
+    return RunRow.started_at > now + CLOCKS_DIFFER
 
 
 def find_run(session: Session, run_id: str) -> StoredRun | None:

@@ -256,10 +256,10 @@ def test_the_last_failures_are_told_in_words(store: Database, show: Show, databa
     with store.begin() as session:
         me = this_process(store.host)
         for number, error in enumerate(["an older one", "the model server\ndid not start"]):
-            runs.start_run(session, f"run{number}", me, [], NOW + number * HOUR, lambda process: True)
-            runs.finish_run(session, f"run{number}", "failed", error, NOW + (number + 1) * HOUR)
-        runs.start_run(session, "run9", me, [], NOW + 3 * HOUR, lambda process: True)
-        runs.finish_run(session, "run9", "complete", None, NOW + 4 * HOUR)
+            runs.start_run(session, f"run{number}", me, [], NOW - (4 - number) * HOUR, lambda process: True)
+            runs.finish_run(session, f"run{number}", "failed", error, NOW - (3 - number) * HOUR)
+        runs.start_run(session, "run9", me, [], NOW - HOUR, lambda process: True)
+        runs.finish_run(session, "run9", "complete", None, NOW)
         switch = switches.begin_switch(session, Mode.IDLE, Mode.EMBEDDING, SwitchReason.SCHEDULE, NOW)
         switches.end_switch(session, switch, SwitchOutcome.ROLLED_BACK, NOW, error="no room on the GPU; idle is back")
     said = show(database_url)

@@ -96,18 +96,18 @@ def test_what_a_clock_noted_that_was_ahead_is_said_and_forgotten_by_the_next_run
         for _ in range(3):
             note_finished(session, "night", "failed", NOW + month + HOUR, done=True)
     with store.begin() as session:
-        (said,) = noted_ahead(job_states(session).values(), NOW + HOUR)
+        (said,) = noted_ahead(session, NOW + HOUR)
         assert said.startswith("job night is noted to have run at 2026-07-02 03:00 UTC, which is to come")
-        assert noted_ahead(job_states(session).values(), NOW + month + HOUR) == []
+        assert noted_ahead(session, NOW + month + HOUR) == []
         note_started(session, "night", NOW + HOUR, window_start=NOW)
         state = job_states(session)["night"]
         assert (state.last_started, state.last_finished, state.failures) == (NOW + HOUR, None, 0)
-        assert noted_ahead(job_states(session).values(), NOW + HOUR) == []
+        assert noted_ahead(session, NOW + HOUR) == []
 
 
 def test_runs_that_began_in_the_future_come_last(store: Database) -> None:
     now = rows.utc_now()
-    begun = {"old": now - HOUR, "new": now - HOUR / 2, "ahead": now + 30 * 24 * HOUR}
+    begun = {"old": now - HOUR, "new": now - HOUR / 2, "ahead": now + 10 * HOUR}
     with store.begin() as session:
         for run_id, started_at in begun.items():
             runs.start_run(session, run_id, rows.ME, [], started_at, lambda process: False)
@@ -117,3 +117,15 @@ def test_runs_that_began_in_the_future_come_last(store: Database) -> None:
         assert [run.id for run in runs.latest_runs(session, 3)] == ["new", "old", "ahead"]
         assert reports.find_report(session, None) == {"run_id": "new"}
         assert reports.list_reports(session, 3) == ["new", "old", "ahead"]
+        (said,) = noted_ahead(session, now)
+        assert said.startswith(f"run ahead is noted to have begun at {begun['ahead']:%Y-%m-%d %H:%M} UTC, which is to ")
+        assert noted_ahead(session, begun["ahead"]) == []
+
+
+def test_a_job_that_a_clock_which_was_ahead_noted_is_known_from_now_on(store: Database) -> None:
+    with store.begin() as session:
+        note_known(session, ["day", "night"], NOW + 10 * HOUR)
+        assert note_known(session, ["night"], NOW) == []
+        assert {state.known_since for state in job_states(session).values()} == {NOW}
+        assert note_known(session, ["night"], NOW + HOUR) == []
+        assert {state.known_since for state in job_states(session).values()} == {NOW}
