@@ -24,13 +24,16 @@ LOCK = $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-newest check bench llama-server lock clean distclean
+.PHONY: help run test-fast test test-all test-newest check bench llama-server lock clean distclean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/.installed ## ingest the documents in data/inbox
 	@$(PY) -m pipeline run-now
+
+test-fast: $(VENV)/.installed-dev ## run the tests that start no process and load no model (a minute)
+	$(PYTEST) --fast
 
 test: $(VENV)/.installed-dev ## run the tests
 	$(PYTEST)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,29 @@ sys.dont_write_bytecode = False
 # Slow hosts are no failure, and what fails on one host fails on all. To explore: pytest --hypothesis-profile=default
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+FAST = (
+    *("cli/", "core/", "extract/", "runner/", "scheduler/", "store/", "switcher/", "web/"),
+    *("backends/test_client", "backends/test_directory", "backends/test_dispatch", "backends/test_gguf"),
+    *("backends/test_launch", "backends/test_models", "backends/test_plan"),
+    *("ingest/test_files", "ingest/test_links", "ingest/test_outlasting", "ingest/test_progress"),
+    *("ingest/test_protocol", "ingest/test_requests", "ingest/test_watched", "ingest/test_writer"),
+    *("test_docs", "test_lock", "test_named_settings", "test_settings"),
+)
+SLOW = (
+    *("cli/test_mirror", "cli/test_models", "cli/test_search", "cli/test_tune.", "core/test_chunking"),
+    *("core/test_schedule", "runner/test_copies", "runner/test_mirroring", "runner/test_questions", "runner/test_run."),
+    *("runner/test_untold", "store/test_backup", "store/test_extension", "store/test_hnsw", "store/test_migrations"),
+    *(
+        "store/test_nearest",
+        "store/test_sqlite_file",
+        "web/test_api",
+        "web/test_gateway",
+        "web/test_openapi",
+        "web/test_serve",
+    ),
+)
+"""Files of tests, by how their names begin: with `--fast` those of `FAST` are run, without those of `SLOW`."""
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "data" / "models" / "all-MiniLM-L6-v2-F16.gguf"
 _numbers = itertools.count()
@@ -50,6 +74,48 @@ _statements = {"sqlite": Statements(), "postgresql": Statements()}
 def _compile_once(connection: sa.Connection) -> None:
     """Each test has engines of its own, which would compile every statement anew: a third of a test's time."""
     connection.execution_options(compiled_cache=_statements[connection.dialect.name])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="only tests that start no process and load no model")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("--fast") or not collection_path.name.startswith("test_"):
+        return None
+    name = collection_path.relative_to(Path(__file__).parent).as_posix()
+    return not name.startswith(FAST) or name.startswith(SLOW) or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fast"):
+        config.hook.pytest_deselected(items=[item for item in items if _needs_postgresql(item)])
+        items[:] = [item for item in items if not _needs_postgresql(item)]
+
+
+def _needs_postgresql(item: pytest.Item) -> bool:
+    given = getattr(item, "callspec", None)
+    fixtures = {"postgres_server", "postgres_url", "postgres_template"}
+    return bool(fixtures & {*getattr(item, "fixturenames", ())}) or (
+        given is not None and "postgresql" in given.params.values()
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With --fast: a test that starts a process fails, and its file belongs into `SLOW`."""
+    if not request.config.getoption("--fast"):
+        yield
+        return
+    begin, begun = subprocess.Popen.__init__, []
+
+    def note(process: subprocess.Popen[Any], *arguments: Any, **options: Any) -> None:
+        begun.append(arguments)
+        begin(process, *arguments, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", note)
+    yield
+    assert not begun, "a test of the fast tier starts a process: name its file in SLOW, in tests/conftest.py"
 
 
 @pytest.fixture(autouse=True)
