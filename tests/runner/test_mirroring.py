@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -369,7 +371,7 @@ async def test_what_was_changed_there_is_found_and_mended(
 
 
 PUMP = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from pipeline.runner.mirroring import Mirroring, keep_in_line
 from pipeline.store.database import Database
@@ -377,10 +379,15 @@ from pipeline.store.qdrant.client import Place
 
 async def main():
     with Database.open(sys.argv[1]) as store:
-        print("delivers", flush=True)
+        print(os.getpid(), flush=True)
         await keep_in_line(Mirroring(store, Place(None, Path(sys.argv[2]), "nightshift")), 0.01)
 
-asyncio.run(main())
+for _ in sys.stdin:  # each pump is a process, of a parent that has imported everything
+    child = os.fork()
+    if not child:
+        asyncio.run(main())
+    os.waitpid(child, 0)
+    print("ended", flush=True)
 """
 
 
@@ -409,22 +416,22 @@ def test_killed_again_and_again_it_comes_to_hold_what_search_sees(
     dice = random.Random(1)
     with store.begin() as session:
         outbox.register(session, place.location, utc_now())
-    for round_ in range(4):
-        pump = subprocess.Popen(
-            [sys.executable, "-c", PUMP, database_url, str(place.path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert pump.stdout is not None
-            assert pump.stdout.readline() == "delivers\n"
-            for turn in range(dice.randrange(5, 20)):
-                with store.begin() as session:
-                    change(session, target, dice, 1000 * round_ + turn)
-                time.sleep(dice.uniform(0, 0.05))  # so that it is killed at any point of its work
-        finally:
-            pump.kill()
-            pump.wait()
-            assert pump.stdout is not None
-            pump.stdout.close()
+    command = [sys.executable, "-c", PUMP, database_url, str(place.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as pumps:
+        assert pumps.stdin is not None
+        assert pumps.stdout is not None
+        for round_ in range(4):
+            pumps.stdin.write("next\n")
+            pumps.stdin.flush()
+            pump = int(pumps.stdout.readline())
+            try:
+                for turn in range(dice.randrange(5, 20)):
+                    with store.begin() as session:
+                        change(session, target, dice, 1000 * round_ + turn)
+                    time.sleep(dice.uniform(0, 0.05))  # so that it is killed at any point of its work
+            finally:
+                os.kill(pump, signal.SIGKILL)
+            assert pumps.stdout.readline() == "ended\n"
     asyncio.run(holds_what_search_sees(store, place))
 
 
