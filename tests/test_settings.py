@@ -186,6 +186,9 @@ class TestErrors:
             "database_url: should begin with sqlite:/// or postgresql+psycopg:// (set in the option --database)"
         )
         assert "unknown key" in error(tmp_path, options={"chunk.size": 3})
+        for key in ("embedding.url", "generation.url", "qdrant.url"):
+            for url in ("h:8000", "ftp://h", "http://", "http://h:8o80", "http://h:99999", "http://[::1", "http://h x"):
+                assert error(tmp_path, options={key: url}).startswith(f"{key}: should begin with http:// or https://")
         meant = error(tmp_path, options={"database_url": "/srv/x.db"})
         assert 'postgresql+psycopg://, did you mean "sqlite:////srv/x.db"? (set in the option --database)' in meant
         assert "hunter2" not in error(tmp_path, options={"database_url": "me:hunter2@host/x"})

@@ -282,11 +282,16 @@ def _hub_errors(where: str, target: Path, endpoint: str | None) -> Iterator[None
 
 
 def _answers(endpoint: str) -> bool:
-    """Whether the hub can be reached at all. Its client would try for 20 seconds before it says no."""
+    """Whether the hub can be reached at all. Its client would try for 20 seconds before it says no.
+
+    Raises ModelError where its address, or a proxy that the environment names, cannot be used.
+    """
     try:
         httpx.head(endpoint, timeout=PROBE_SECONDS)
     except httpx.TransportError:
         return False
+    except (httpx.InvalidURL, ImportError, OSError, ValueError, OverflowError) as error:
+        raise ModelError(f"the hub at {endpoint} cannot be asked: {error}") from error
     return True
 
 

@@ -92,14 +92,18 @@ class RemoteServer(Served):
         began, pause = loop.time(), RETRY_SECONDS
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         assert self.base_url is not None
-        async with httpx.AsyncClient(
-            base_url=self.base_url, headers=headers, timeout=REQUEST_SECONDS, trust_env=self._trust_env
-        ) as client:
-            while (problem := await _problem(client)) != "":
-                if loop.time() - began >= self._start_stall:
-                    break
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+        try:
+            async with httpx.AsyncClient(
+                base_url=self.base_url, headers=headers, timeout=REQUEST_SECONDS, trust_env=self._trust_env
+            ) as client:
+                while (problem := await _problem(client)) != "":
+                    if loop.time() - began >= self._start_stall:
+                        break
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+        except UNUSABLE as error:
+            first = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+            problem = str(first) or type(first).__name__
         if problem and not (self.slot is Slot.EMBEDDING and problem.startswith(_BUSY)):
             key = f": set {self.slot.value}.api_key to one that it takes" if problem.startswith(REFUSALS) else ""
             self.why_failed = f"the {self.slot.value} server at {self.base_url} is not ready: {problem}{key}"
@@ -133,6 +137,10 @@ class RemoteServer(Served):
             call.close()
             raise BackendDied(self.exit_story)
         return await call
+
+
+UNUSABLE = (httpx.InvalidURL, ImportError, OSError, ValueError, OverflowError, ExceptionGroup)
+"""What an address, or a proxy or certificates that the environment names, may be wrong by: no second try helps."""
 
 
 async def _problem(client: httpx.AsyncClient) -> str:

@@ -10,8 +10,18 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -42,6 +52,19 @@ def _one_a_line(value: object) -> object:
     return [line for line in value.splitlines() if line] if isinstance(value, str) else value
 
 
+def _server(value: str) -> str:
+    """An address of a server, as far as its form goes."""
+    try:
+        parts = urlsplit(value)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number or too large, or half an IPv6 address
+        known = False
+    if not known or re.search(r"[\s\x00-\x1f\\]", value):
+        raise PydanticCustomError("url", "should begin with http:// or https://, and name a host and, if any, its port")
+    return value
+
+
+Server = Annotated[str, AfterValidator(_server)]
 Globs = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Passwords = Annotated[tuple[SecretStr, ...], BeforeValidator(_one_a_line)]
 FlashAttention = Literal["auto", "on", "off"]
@@ -85,7 +108,7 @@ class EmbeddingSettings(_Section):
     )
     alias: Globs = Field(default=(), description=_ALIAS)
     backend: Backend = Field(default="auto", description=_BACKEND)
-    url: str | None = Field(default=None, min_length=1, description=_URL)
+    url: Server | None = Field(default=None, description=_URL)
     api_key: SecretStr | None = Field(default=None, min_length=1, description=_REMOTE_KEY)
     n_gpu_layers: Whole = Field(
         default=-1,
@@ -175,7 +198,7 @@ class GenerationSettings(_Section):
     )
     alias: Globs = Field(default=(), description=_ALIAS)
     backend: Backend = Field(default="auto", description=_BACKEND)
-    url: str | None = Field(default=None, min_length=1, description=_URL)
+    url: Server | None = Field(default=None, description=_URL)
     api_key: SecretStr | None = Field(default=None, min_length=1, description=_REMOTE_KEY)
     n_ctx: Whole = Field(default=4096, ge=1, description="Tokens of context.")
     n_gpu_layers: Whole = Field(default=-1, ge=-1, description="Layers on the GPU: -1 is all of them, 0 is none.")
@@ -412,9 +435,8 @@ class SearchSettings(_Section):
 class QdrantSettings(_Section):
     """Qdrant, as a home for the vectors beside the database."""
 
-    url: str | None = Field(
+    url: Server | None = Field(
         default=None,
-        min_length=1,
         description="Where a Qdrant server is, such as `http://127.0.0.1:6333`; not set: none.",
     )
     path: Path | None = Field(
@@ -432,8 +454,8 @@ class QdrantSettings(_Section):
     @field_validator("url")
     @classmethod
     def _an_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^/@\s]+(/[^@\s]*)?$", value):
-            raise PydanticCustomError("url", "should begin with http:// or https://, and name a host and no password")
+        if value is not None and "@" in value:
+            raise PydanticCustomError("url", "should name no password: that is for qdrant.api_key")
         return value
 
     @field_validator("collection")

@@ -104,3 +104,34 @@ async def test_an_embedding_server_that_is_busy_is_there_and_one_that_chats_is_n
         await busy.stop()
         with pytest.raises(BackendStartFailed, match=f"is not ready: HTTP {status[:3]}"):
             await remote(url, stall=0.1, slot=Slot.GENERATION).start()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:99999", "http://[::1", "http://h:8o80", "http://xn--a.example:1", "http://"]
+)
+@pytest.mark.parametrize("slot", list(Slot))
+async def test_an_address_that_is_none_is_a_failed_start(url: str, slot: Slot) -> None:
+    broken = remote(url, stall=0.1, slot=slot)
+    with pytest.raises(BackendStartFailed, match="is not ready"):
+        await broken.start()
+    assert broken.state is BackendState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("HTTP_PROXY", "nonsense://127.0.0.1:1"),
+        ("HTTP_PROXY", "http://[::1"),
+        ("SSL_CERT_FILE", "/nowhere/certificates.pem"),
+    ],
+)
+async def test_an_environment_that_no_client_can_use_is_a_failed_start(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    used = RemoteServer(Slot.EMBEDDING, server.url, "m", api_key=API_KEY, start_stall=0.1)
+    with pytest.raises(BackendStartFailed, match=r"is not ready: ."):
+        await used.start()
