@@ -11,6 +11,7 @@ import base64
 import binascii
 import datetime as dt
 import json
+import re
 import zlib
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -265,7 +266,8 @@ def read_answer(response: httpx.Response, count: int) -> Matrix:
         places = [entry["index"] for entry in data]
         vectors = [_vector(entry["embedding"]) for entry in data]
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise BackendBusy(f"the server's answer is not a list of embeddings, or broke off: {error!r}") from error
+        said = _error(response)[0] if b'"error"' in response.content else repr(error)
+        raise BackendBusy(f"the server's answer is not a list of embeddings, or broke off: {said}") from error
     if len(vectors) < count:
         raise BackendBusy(f"{count} inputs were sent and only {len(vectors)} vectors came back")
     if len(vectors) > count:
@@ -326,10 +328,11 @@ def _vector(embedding: object) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 
 
 def _error(response: httpx.Response) -> tuple[str, str | None]:
-    """What an error answer says, and which parameter it is about."""
+    """What an error answer says, and which input it is about, as `input[3]`; None where it names none."""
     try:
-        body: Any = response.json()
-        error = body["error"]
-        return str(error["message"]), error.get("param")
+        error: Any = response.json()["error"]
+        param = error.get("param")
+        names_input = isinstance(param, str) and re.fullmatch(r"input\[\d+\]", param)
+        return str(error["message"]), param if names_input else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"HTTP {response.status_code}: {response.text[:200]}".rstrip(": "), None

@@ -16,7 +16,14 @@ import numpy as np
 
 from pipeline.backends.client import EmbeddingClient, Timeouts
 from pipeline.core.engine_stats import EngineStats, RunningTotal
-from pipeline.core.errors import BackendDied, BackendError, BackendStartFailed, BackendTimeout, BadAnswer
+from pipeline.core.errors import (
+    BackendDied,
+    BackendError,
+    BackendRefused,
+    BackendStartFailed,
+    BackendTimeout,
+    BadAnswer,
+)
 from pipeline.core.vectors import normalise
 
 if TYPE_CHECKING:
@@ -31,6 +38,8 @@ PATIENCE = 10
 
 LOOK_SECONDS = 1.0
 """Between two looks at how much a server has computed."""
+
+REFUSED_KEY = (401, 403)
 
 CANARY = "The night shift begins when the last lamp in the office goes out."
 RESTART_SECONDS = 300.0
@@ -205,7 +214,16 @@ class ServerEmbedder:
 
     async def check(self) -> None:
         """Embed a known good text. Raises a BackendError where that fails."""
-        vector = (await self.embed([CANARY]))[0]
+        try:
+            vector = (await self.embed([CANARY]))[0]
+        except BackendRefused as error:
+            if not self.theirs:
+                raise
+            key = ": set embedding.api_key to one that it takes" if error.status in REFUSED_KEY else ""
+            raise BackendRefused(
+                error.status,
+                f"the embedding server at {self._server.base_url} refuses any text: HTTP {error.status}: {error}{key}",
+            ) from error
         if not np.isclose(float(np.linalg.norm(vector)), 1.0, atol=1e-3):
             raise BadAnswer("the reference vector has the wrong length")
 

@@ -77,6 +77,11 @@ def ids(batch: Batch) -> tuple[list[int], list[int], list[int]]:
         (busy(429), "HTTP 429: not now"),
         (busy(503), "HTTP 503: not now"),
         (busy(500), "HTTP 500: not now"),
+        *(
+            (says({"error": {"message": "full", "param": each}}, 503), "HTTP 503: full")
+            for each in ("None", "model", 7)
+        ),
+        (says({"error": {"message": "the model is not loaded"}}), "the model is not loaded"),
         (says(b"", 502), "HTTP 502"),
         (says(b""), "broke off"),
         (half, "cannot be reached"),
@@ -163,10 +168,12 @@ async def test_a_server_that_takes_no_token_ids_is_given_text(refusal: int) -> N
 
 
 async def test_a_refused_key_ends_it_and_is_no_document_s_fault() -> None:
-    async with remote(busy(401), texts=texts_of) as (careful, _, _):
+    async with remote(busy(401), texts=texts_of) as (careful, server, _):
         with pytest.raises(BackendRefused, match="not now") as refused:
             await careful.embed(chunks(3))
     assert refused.value.status == 401
+    assert str(refused.value).startswith(f"the embedding server at {server.url} refuses any text: HTTP 401")
+    assert "embedding.api_key" in str(refused.value)
 
 
 async def test_vectors_of_another_length_end_it() -> None:
