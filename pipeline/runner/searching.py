@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from pipeline.core.documents import DocumentKind
-from pipeline.core.errors import BackendError, ModelError, UsageError
+from pipeline.core.errors import BackendError, BadAnswer, ModelError, UsageError
 from pipeline.core.fusion import By, share
 from pipeline.core.globs import compile_globs
 from pipeline.core.words import without_excluded
@@ -87,7 +87,7 @@ async def answer(store: Database, asked: Asked, embed: Embed, default: By) -> di
         began = time.perf_counter()
         if by is not By.TEXT:
             try:
-                vector = await embed(model, without_excluded(text))
+                vector = _fitting(await embed(model, without_excluded(text)), model)
             except _NO_MODEL as error:
                 if by is By.VECTOR or asked.documents:
                     raise
@@ -98,6 +98,16 @@ async def answer(store: Database, asked: Asked, embed: Embed, default: By) -> di
         if found is not None:
             return _said(asked, model, by, degraded, *found)
         # Search moved to another model while the question was embedded: once more, with the one that it has now.
+
+
+def _fitting(vector: NDArray[np.float32], model: StoredModel) -> NDArray[np.float32]:
+    """The vector of a question, if it can be compared with the model's. Raises BadAnswer: a server gave another."""
+    if vector.shape != (model.dimension,):
+        raise BadAnswer(
+            f"the embedding server gives vectors of {vector.size} numbers, and those of {model.name} have "
+            f"{model.dimension}: it serves another model"
+        )
+    return vector
 
 
 def _checked(asked: Asked, default: By) -> tuple[str, By, Filter]:

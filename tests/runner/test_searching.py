@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.core.errors import BackendStartFailed, ModelError, UsageError, WaitingFull
+from pipeline.core.errors import BackendStartFailed, BadAnswer, ModelError, UsageError, WaitingFull
 from pipeline.core.fusion import By
 from pipeline.runner.searching import MOST_PARTS, Asked, answer, wanted_documents, with_zones
 from pipeline.store import models
@@ -56,6 +56,19 @@ def test_a_filter_is_what_was_typed() -> None:
     # Asked elsewhere and later it is the same.
     later = wanted_documents(with_zones(asked, NOW), NOW + dt.timedelta(days=3))
     assert later == wanted_documents(asked, NOW)
+
+
+async def test_a_vector_that_no_other_can_be_compared_with_is_the_server_s_fault(store: Database) -> None:
+    async def embed(_: StoredModel, __: str) -> NDArray[np.float32]:
+        return np.ones(128, np.float32)
+
+    with store.begin() as session:
+        fill_library(session)
+    said = await answer(store, Asked("dredging"), embed, By.FUSED)
+    assert said["by"] == "text"
+    assert said["degraded"].startswith("the embedding server gives vectors of 128 numbers, and those of ")
+    with pytest.raises(BadAnswer, match="it serves another model"):
+        await answer(store, Asked("dredging", by="vector"), embed, By.FUSED)
 
 
 async def test_an_empty_index_has_no_model_and_no_results(store: Database) -> None:
