@@ -17,6 +17,7 @@ import psutil
 import structlog
 
 from pipeline.backends.family import began_since_boot, birth, end, family, is_alive
+from pipeline.core.errors import BackendStartFailed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +72,7 @@ class ChildRegistry:
     def remove(self, pid: int) -> None:
         """Forget a child that is gone with all that it started."""
         with self._writing:
-            self._write([child for child in self._read() if (child.pid, child.owner_pid) != (pid, self._me[0])])
+            self._rewrite([child for child in self._read() if (child.pid, child.owner_pid) != (pid, self._me[0])])
 
     async def end_orphans(self) -> list[Orphan]:
         """Kill what dead owners left, and forget it; returns what was found. Children of a living owner stay."""
@@ -89,7 +90,7 @@ class ChildRegistry:
             if left:
                 kept.append(child)
         with self._writing:
-            self._write(kept)
+            self._rewrite(kept)
         if found:
             log.warning("An earlier process left children, which were ended", pids=[orphan.pid for orphan in found])
         return found
@@ -107,11 +108,24 @@ class ChildRegistry:
                 log.warning("A line of the list of children makes no sense and is dropped", path=str(self._path))
         return children
 
+    def _rewrite(self, children: list[Child]) -> None:
+        """Write the list without those that are gone. Where that fails they stay on it, which does no harm."""
+        try:
+            self._write(children)
+        except BackendStartFailed as error:
+            log.warning("The list of children cannot be written", error=str(error.__cause__))
+
     def _write(self, children: list[Child]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_name(f"{self._path.name}.new")
-        new.write_text("".join(json.dumps(asdict(child)) + "\n" for child in children), encoding="utf-8")
-        new.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text("".join(json.dumps(asdict(child)) + "\n" for child in children), encoding="utf-8")
+            new.replace(self._path)
+        except OSError as error:
+            raise BackendStartFailed(
+                f"no model server is started where {self._path}, which names it to whoever comes after a crash, "
+                f"cannot be written: {error.strerror}"
+            ) from error
 
 
 def _number(child: Child) -> int | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.documents import DocumentState
-from pipeline.core.errors import TextQueueFull
+from pipeline.core.errors import SourceError, TextQueueFull
 from pipeline.ingest.work import utc_now
 from pipeline.store import library, overview
 from pipeline.store.database import Database
@@ -52,14 +52,18 @@ class Texts:
         }
 
     async def take(self, text: str, metadata: dict[str, Any]) -> TextTaken:
-        """Queue a text. Raises TextQueueFull."""
+        """Queue a text. Raises TextQueueFull, and SourceError where it cannot be written."""
         if self.waiting >= self.most:
             await self.count()
         if self.waiting >= self.most:
             raise TextQueueFull(self.most)
         self.waiting += 1
         text_id = f"{utc_now():%Y%m%dT%H%M%S}-{secrets.token_hex(6)}"
-        await asyncio.to_thread(self._write, text_id, json.dumps({"text": text, "metadata": metadata}))
+        try:
+            await asyncio.to_thread(self._write, text_id, json.dumps({"text": text, "metadata": metadata}))
+        except OSError as error:
+            self.waiting -= 1
+            raise SourceError(str(self.folder), f"the text cannot be written: {error.strerror}") from error
         self.changed()
         return TextTaken(id=text_id, waiting=self.waiting)
 
@@ -103,11 +107,15 @@ class Texts:
     def _write(self, text_id: str, body: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.folder / f".{text_id}.part"
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(self._path(text_id))
+        try:
+            with unfinished.open("w", encoding="utf-8") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.rename(self._path(text_id))
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
 
 
 def _when(text_id: str) -> dt.datetime:

@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 import structlog
 
 from pipeline.backends.family import MARK, began_since_boot, birth, end, family, is_alive
 from pipeline.backends.orphans import ChildRegistry
 from pipeline.backends.readahead import read_ahead
+from pipeline.core.errors import BackendStartFailed
 from tests.backends.conftest import ROOT
 from tests.backends.test_process import alive
 
@@ -217,3 +219,11 @@ async def test_reading_ahead_ends_when_it_is_cancelled(tmp_path: Path) -> None:
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     assert reading.cancelled()
+
+
+def test_a_list_that_cannot_be_written_starts_nothing_and_holds_up_no_end(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where the folder should be")
+    registry = ChildRegistry(tmp_path / "run" / "children.json")
+    with pytest.raises(BackendStartFailed, match=r"children\.json, .* cannot be written: "):
+        registry._write([])
+    registry._rewrite([])
