@@ -26,6 +26,9 @@ from pipeline.store.scopes import Scope
 log = structlog.get_logger(__name__)
 
 MARK = ".nightshift-folder"
+SHOWN = 200
+"""Characters of a path that is refused: a nonsensical one may have thousands."""
+
 """A file in a folder that is a host's own, by which it is told from those of other hosts at the same path."""
 
 
@@ -54,6 +57,8 @@ async def look_at_paths(paths: Sequence[Path], silence: float, own: Sequence[Pat
 async def _watched_look(path: Path, silence: float, own: Sequence[Path]) -> Named:
     try:
         return await watched(lambda _: _look_at(path, own), silence)
+    except OSError as error:  # a name that is too long for any file, or a folder that may not be entered
+        raise UsageError(f"{str(path)[:SHOWN]}: {error.strerror}") from error
     except Silent:
         asks_no_disk = os.path.abspath(path)  # noqa: PTH100, ASYNC240
         return Named(path, stored_name(asks_no_disk), "silent")

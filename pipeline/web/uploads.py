@@ -57,6 +57,8 @@ class UploadFolder:
             SourceError: the folder or the file cannot be written.
         """
         target = self.path / checked_name(name)
+        if await asyncio.to_thread(target.is_dir):
+            raise UsageError(f"{name!r}: the inbox has a folder of that name")
         # No document's name ends so: a run that looks in meanwhile passes it by.
         unfinished = self.path / f".{secrets.token_hex(8)}.part"
         try:

@@ -42,6 +42,13 @@ async def test_what_is_not_there_is_refused_unless_it_is_a_source(store: Databas
         await store.read(check_paths, [never])
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 4000])
+async def test_a_path_that_no_file_can_have_is_refused_in_a_line(name: str) -> None:
+    with pytest.raises(UsageError, match="File name too long") as refused:
+        await look_at_paths([Path("/", name)], 60.0)
+    assert len(str(refused.value)) < 250
+
+
 async def test_a_folder_that_is_stored_like_another_is_never_taken_for_it(tmp_path: Path) -> None:
     in_bytes, in_characters = tmp_path / os.fsdecode(b"\x80"), tmp_path / "\uf780"
     in_bytes.mkdir()

@@ -177,6 +177,11 @@ async def test_upload(api: Api) -> None:
     assert uploaded.sha256 == hashlib.sha256(content).hexdigest()
     assert (api.world.inbox / name).read_bytes() == content
     assert (await api.http.put(f"/api/documents/{name}", content=b"%PDF")).json()["replaced"] is True
+    (api.world.inbox / "folder.pdf").mkdir()
+    refused = await api.http.put("/api/documents/folder.pdf", content=b"%PDF")
+    assert (refused.status_code, refused.json()["detail"]) == (
+        400, "'folder.pdf': the inbox has a folder of that name"
+    )  # fmt: skip
     assert [path.name for path in api.world.inbox.iterdir()] == [name]
 
 
