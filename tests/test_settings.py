@@ -127,13 +127,20 @@ class TestPaths:
 
     def test_an_alias_means_the_model_that_is_set(self, tmp_path: Path) -> None:
         set_up = {"NIGHTSHIFT_EMBEDDING_MODEL": "hf:a/b/c", "NIGHTSHIFT_EMBEDDING_ALIAS": "mine, text-embedding-3"}
-        for name in ("mine", "text-embedding-3"):
+        for name in ("mine", "text-embedding-3", "MINE", "Text-Embedding-3"):
             found = loaded(tmp_path, options={"embedding.model": name}, **set_up)
             assert found.settings.embedding.model == "hf:a/b/c"
             assert unaliased(found.settings, name) == "hf:a/b/c"
         assert loaded(tmp_path, options={"embedding.model": "other"}, **set_up).settings.embedding.model == "other"
         assert unaliased(found.settings, "other") == "other"
         assert unaliased(found.settings, None) is None
+
+    def test_a_relative_path_of_a_model_is_made_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        settings = loaded(tmp_path).settings
+        assert unaliased(settings, "./models/../a.gguf") == f"{tmp_path}/a.gguf"
+        assert unaliased(settings, "../a.gguf") == f"{tmp_path.parent}/a.gguf"
+        assert unaliased(settings, "owner/name") == "owner/name"
 
     def test_a_model_to_download_is_no_path(self, tmp_path: Path) -> None:
         assert loaded(tmp_path, NIGHTSHIFT_EMBEDDING_MODEL="hf:a/b/c").settings.embedding.model == "hf:a/b/c"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,8 +52,15 @@ NameT = TypeVar("NameT", str, str | None)
 
 
 def unaliased(settings: Settings, name: NameT) -> NameT:
-    """The embedding model of the settings where a name is an alias of it; any other name as it is."""
-    return settings.embedding.model if name in settings.embedding.alias else name
+    """The embedding model of the settings where a name is an alias of it; any other name as it is.
+
+    A path that is relative is made absolute, as the database has it.
+    """
+    if name is None:
+        return name
+    if name.startswith(("./", "../")):
+        return os.path.abspath(name)  # noqa: PTH100 - links stay as they are: a model has the path that it was given
+    return settings.embedding.model if name.casefold() in map(str.casefold, settings.embedding.alias) else name
 
 
 @contextmanager

@@ -84,12 +84,17 @@ def load(
     return LoadedSettings(settings, origins, {key: value.place for key, value in given.items()}, cwd)
 
 
+def _folded(name: object) -> str:
+    return str(name).casefold()
+
+
 def _without_alias(options: Mapping[str, object], set_up: Mapping[str, Given]) -> Mapping[str, object]:
     """The options without one that names the embedding model by an alias: that is the model which is set up."""
     aliases = set_up.get("embedding.alias")
     listed = aliases.value if aliases else ()
     names = [name.strip() for name in listed.split(",")] if isinstance(listed, str) else listed
-    known = isinstance(names, list | tuple) and options.get("embedding.model") in names
+    model = options.get("embedding.model")
+    known = isinstance(model, str) and isinstance(names, list | tuple) and model.casefold() in map(_folded, names)
     return {key: value for key, value in options.items() if not (known and key == "embedding.model")}
 
 
