@@ -179,9 +179,8 @@ async def test_upload(api: Api) -> None:
     assert (await api.http.put(f"/api/documents/{name}", content=b"%PDF")).json()["replaced"] is True
     (api.world.inbox / "folder.pdf").mkdir()
     refused = await api.http.put("/api/documents/folder.pdf", content=b"%PDF")
-    assert (refused.status_code, refused.json()["detail"]) == (
-        400, "'folder.pdf': the inbox has a folder of that name"
-    )  # fmt: skip
+    assert (refused.status_code, "the inbox has a folder of that name" in refused.text) == (400, True)
+    (api.world.inbox / "folder.pdf").rmdir()
     assert [path.name for path in api.world.inbox.iterdir()] == [name]
 
 
