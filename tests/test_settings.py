@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -134,6 +135,15 @@ class TestPaths:
         assert loaded(tmp_path, options={"embedding.model": "other"}, **set_up).settings.embedding.model == "other"
         assert unaliased(found.settings, "other") == "other"
         assert unaliased(found.settings, None) is None
+
+    def test_what_is_stored_has_to_be_text_and_folders_of_documents_need_not(self, tmp_path: Path) -> None:
+        odd = os.fsdecode(b"/srv/d\xff")
+        for key in ("data_dir", "database_url", "embedding.model", "generation.model", "embedding.alias"):
+            value = f"sqlite:///{odd}" if key == "database_url" else odd
+            assert error(tmp_path, options={key: value}).startswith(
+                f"{key}: should be UTF-8, and has a byte that is not"
+            )
+        assert str(loaded(tmp_path, options={"inbox": odd, "jobs_dir": odd}).settings.inbox) == odd
 
     def test_a_relative_path_of_a_model_is_made_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)

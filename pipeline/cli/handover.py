@@ -16,6 +16,7 @@ from pipeline.cli.report import lines
 from pipeline.cli.view import View, duration, make_view, printable
 from pipeline.cli.words import as_called, counted
 from pipeline.core.errors import UsageError
+from pipeline.ingest.names import stored_name
 from pipeline.ingest.progress import Failure, Progress
 from pipeline.runner.report import RunReport
 from pipeline.settings import LoadedSettings
@@ -39,7 +40,7 @@ def hand_over(
 ) -> None:
     """Have the daemon do a run, show how it goes, and end with its exit code. Ctrl-C stops the run."""
     _warn_of_differing(daemon, loaded)
-    named = None if not paths else [os.path.realpath(path) for path in paths]
+    named = None if not paths else [stored_name(os.path.realpath(path)) for path in paths]
     flags = {"confirm_deletions": confirm_deletions, "extract_only": extract_only}
     asked = ({"paths": named} if named else {}) | {name: True for name, wanted in flags.items() if wanted}
     run_id = daemon.post("/api/runs", asked)["run_id"]

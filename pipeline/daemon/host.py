@@ -30,6 +30,7 @@ from pipeline.daemon.runs import Runs
 from pipeline.daemon.searching import Searching
 from pipeline.daemon.servers import SlotModel, SlotServer
 from pipeline.daemon.texts import Texts
+from pipeline.ingest.names import real_path
 from pipeline.runner.forecast import make_plan, timing_of
 from pipeline.runner.inbox import make_inbox, never_looked_at
 from pipeline.runner.looking import looking
@@ -378,11 +379,11 @@ class Host:
     async def _start_run(self, paths: Sequence[str] | None, confirm_deletions: bool, reads_only: bool) -> str:
         if Slot.EMBEDDING not in self.slot_models:
             raise UsageError(f"there is no embedding model: {self.unconfigured.get(Slot.EMBEDDING, 'none is set')}")
-        named = None if paths is None else [Path(path) for path in paths]
-        await make_inbox(self.loaded.settings, self.store)
-        for path in named or []:
-            if not path.is_absolute():
+        for path in paths or []:
+            if not Path(path).is_absolute():
                 raise UsageError(f"{path}: an absolute path is wanted")
+        named = None if paths is None else [real_path("/", path) for path in paths]
+        await make_inbox(self.loaded.settings, self.store)
         for seen in await look_at_paths(named or [], looking(self.loaded.settings).silence):
             if seen.there == "nothing":
                 raise UsageError(f"{seen.path}: no such file or folder")

@@ -78,7 +78,9 @@ def load(
     data_dir = _absolute("data_dir", values["data_dir"])
     models = [data_dir / "models", _CHECKOUT_MODELS] if isinstance(data_dir, Path) else []
     values.setdefault("embedding.model", Given(SHIPPED_MODEL, DEFAULT, DEFAULT, models[0] if models else cwd))
-    settings = _validated({key: _resolved(key, value, models) for key, value in values.items()}, values)
+    resolved = {key: _resolved(key, value, models) for key, value in values.items()}
+    _check_text(resolved, values)
+    settings = _validated(resolved, values)
     origins = {known.key: given[known.key].origin if known.key in given else DEFAULT for known in known_settings()}
     _check_folder(settings.data_dir, given["data_dir"].place if "data_dir" in given else DEFAULT)
     return LoadedSettings(settings, origins, {key: value.place for key, value in given.items()}, cwd)
@@ -96,6 +98,17 @@ def _without_alias(options: Mapping[str, object], set_up: Mapping[str, Given]) -
     model = options.get("embedding.model")
     known = isinstance(model, str) and isinstance(names, list | tuple) and model.casefold() in map(_folded, names)
     return {key: value for key, value in options.items() if not (known and key == "embedding.model")}
+
+
+def _check_text(resolved: Mapping[str, object], given: Mapping[str, Given]) -> None:
+    """Folders of documents and of jobs may have any name. All else is stored, and databases hold text."""
+    for key, value in resolved.items():
+        try:
+            if key not in _PATHS or key == "data_dir":
+                str(value).encode()
+        except UnicodeEncodeError as error:
+            problem = "should be UTF-8, and has a byte that is not: rename it, or name another"
+            raise SettingsError(key, problem, given[key].place) from error
 
 
 def _check_folder(path: Path, place: str) -> None:

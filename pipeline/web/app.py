@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,9 +10,10 @@ from functools import partial
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from pipeline.core.errors import NightshiftError
+from pipeline.ingest.names import stored_name
 from pipeline.web import errors, shapes
 from pipeline.web.api import api_routes
 from pipeline.web.gateway import backend_client, gateway_routes
@@ -24,6 +26,15 @@ from pipeline.web.services import Services
 _ABOUT = "One GPU, two shifts: a language model by day, a document index by night."
 
 
+class Answer(JSONResponse):
+    """JSON that any client can read: bytes of a path that are no UTF-8 are told as they are stored."""
+
+    def render(self, content: object) -> bytes:
+        """The bytes of the answer."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return stored_name(text).encode("utf-8", "backslashreplace")
+
+
 def create_app(services: Services, options: WebOptions, metrics: Metrics) -> FastAPI:
     """The ASGI application. It opens its connections when it is started, and closes them when it is stopped."""
     client = backend_client(options)
@@ -33,7 +44,14 @@ def create_app(services: Services, options: WebOptions, metrics: Metrics) -> Fas
         async with client:
             yield
 
-    app = FastAPI(title="Nightshift", version=services.version, description=_ABOUT, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Nightshift",
+        version=services.version,
+        description=_ABOUT,
+        lifespan=lifespan,
+        redoc_url=None,
+        default_response_class=Answer,
+    )
     # The guard asks for the key; this only says so in the OpenAPI description.
     keyed = [Security(HTTPBearer(auto_error=False, description="Where an API key is set."))]
     in_ours = errors.described(shapes.Detail)

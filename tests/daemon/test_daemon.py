@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -253,6 +254,17 @@ def test_jobs_are_taken_up_without_a_restart_and_a_broken_one_keeps_the_old(tmp_
         wait_for(lambda: daemon.get("/api/jobs")["problems"], "the report of the broken file")
         assert daemon.mode() == "embedding"
         assert daemon.get("/api/jobs")["jobs"][0]["mode"] == "embedding"
+
+        # Names of files and folders that are not UTF-8 reach it and come back, as they are stored.
+        job.rename(place.jobs / os.fsdecode(b"n\xff.toml"))
+        folder = tmp_path / os.fsdecode(b"in\xff")
+        folder.mkdir()
+        shutil.copy(ROOT / "data" / "inbox" / "harbour-committee-minutes.docx", folder)
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "n\uf7ff.toml" in daemon.get("/api/jobs")["problems"][0]["file"], "the file's new name")
+        assert any("n\uf7ff.toml" in problem for problem in daemon.get("/management/health")["problems"])
+        done = place.command("run-now", str(folder), "--json")
+        assert (done.returncode, json.loads(done.stdout)["outcome"]) == (0, "complete"), done.stderr
 
         # Its database is taken away, and put back.
         database, elsewhere = place.data / "nightshift.db", tmp_path / "elsewhere.db"
