@@ -152,7 +152,7 @@ def is_missing(url: str) -> bool:
     """Whether a database is a SQLite file that is not there yet."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         return False  # whoever opens it says what is wrong with it
     file = parsed.database if parsed.get_backend_name() == "sqlite" else None
     return bool(file) and file != ":memory:" and not str(file).startswith("file:") and not Path(str(file)).exists()

@@ -22,7 +22,7 @@ _PORT = re.compile(r":\d{1,5}(?=[/?]|[^\w@#%]*$)")
 _BEYOND = re.compile(r"[^@\n]{0,200}@")
 _PARAMETER = re.compile(r"([?&;#])([^=&;#?]{1,80})=([^&]*)")
 _SECRET_NAME = re.compile(
-    r"passw|passphrase|pwd|secret|token|credential|signature|authorization|key$|(?:^|[-_.])(?:pass|sig|auth)$",
+    r"passw|passphrase|pwd|secret|token|credential|signature|authorization|key$|(?:^|[-_.])(?:pass|pw|sig|auth|code|jwt|bearer|access|sas)$",
     re.IGNORECASE,
 )
 _KEYWORD = re.compile(
@@ -30,7 +30,15 @@ _KEYWORD = re.compile(
     r"""(\s*=\s*|\s*:\s*(?=["']))('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s"'&,;)\]}]+)""",
     re.IGNORECASE,
 )
-_BEARER = re.compile(r"(\bBearer\s+|\bAuthorization\W{1,4}Basic\s+)[^\s\"',;]+")
+_HEADER = re.compile(
+    r"""(\b(?:Bearer\s+|(?:proxy-)?authorization\W{1,4}Basic\s+|(?i:x-api-key|api-key|x-auth-token)['"]?:\s*['"]?))"""
+    r"""[^\s"',;}\])]+|(?i:(\bbearer\s+|\bauthorization\W{1,4}basic\s+))(?=\S{0,200}\d)[^\s"',;]{6,}"""
+)
+_NAMED = re.compile(
+    r"""(?:(?<![A-Za-z0-9._%+@/-])|(?<=(?<![^\s"'(,=])//))"""  # not within a path
+    r"""([A-Za-z0-9._%+-]{1,64}:)[^\s:@/"'`<>]{1,200}@(?=[A-Za-z0-9\[])"""
+)
+"""A name and a password before a host, without the scheme that somebody forgot."""
 
 _known: re.Pattern[str] | None = None
 
@@ -40,8 +48,9 @@ def redacted(text: str) -> str:
     if _known is not None:
         text = _known.sub(MASK, text)
     text = "".join(_urls_masked(text)) if ":/" in text else text
+    text = _NAMED.sub(rf"\g<1>{MASK}@", text) if "@" in text else text
     text = _KEYWORD.sub(rf"\g<1>\g<2>{MASK}", text)
-    return _BEARER.sub(rf"\g<1>{MASK}", text)
+    return _HEADER.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
 
 
 def remember(secrets: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from pipeline.core.changes import is_below
 from pipeline.core.errors import SourceMissing
+from pipeline.core.redaction import redacted
 from pipeline.core.schedule import Job
 from pipeline.ingest.files import reason
 from pipeline.ingest.names import stored_name
@@ -49,7 +50,7 @@ def never_looked_at(session: Session, settings: Settings, jobs: Sequence[Job]) -
         # Without links only where it has to be: a link may lead to a share that does not answer.
         names = (stored_name(resolved(folder)) for resolved in (os.path.abspath, os.path.realpath))
         if not any(_is_known(session, name, ended) for name in names):
-            found.append(str(folder))
+            found.append(redacted(str(folder)))
     return found
 
 

@@ -215,6 +215,8 @@ def _mode(value: object, around: Surroundings) -> Mode:
 def _sources(value: object, around: Surroundings) -> tuple[Path, ...]:
     if not isinstance(value, list) or not all(isinstance(path, str) and path for path in value):
         raise ValueError('should be a list of paths, such as ["/srv/documents"]')
+    if any("://" in path for path in value):
+        raise ValueError("should be paths: mount the share, and name the folder where it is mounted")
     return tuple(Path(os.path.normpath(around.folder / Path(path).expanduser())) for path in value)
 
 

@@ -6,6 +6,7 @@ from datetime import datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from pipeline.core.redaction import redacted
 from pipeline.core.schedule import Desired, Job, Window, next_windows, window_at
 from pipeline.core.windows import until_text
 from pipeline.scheduler.jobs import LoadedJobs
@@ -47,7 +48,7 @@ def _job(job: Job, loaded: LoadedJobs, now: datetime, desired: Desired) -> dict[
         "until": until_text(job.until),
         "timezone": zone_name(job.timezone),
         "task": job.task,
-        "sources": [str(source) for source in job.sources],
+        "sources": [redacted(str(source)) for source in job.sources],
         "on_finish": job.on_finish,
         "drain": job.drain,
         "drain_timeout": job.drain_timeout,

@@ -27,6 +27,7 @@ from pipeline.store.database import Database, make_engine
 from pipeline.store.qdrant.client import Place
 from pipeline.web import shapes
 from pipeline.web.errors import answer
+from tests.runs import Host
 from tests.web.world import NOW
 
 SECRET = "S3CRET"
@@ -165,3 +166,25 @@ def test_every_secret_of_the_settings_is_remembered() -> None:
     remember(settings.secrets())
     error = httpx.InvalidURL(f"Invalid path: '/{SECRET}' for sesame")
     assert not {SECRET, "sesame"} & {*str(NightshiftError(error)).replace("'", " ").replace("/", " ").split()}
+
+
+def test_a_source_of_a_job_with_a_password(tmp_path: Path) -> None:
+    jobs, named = tmp_path / "jobs", f"//u:{SECRET}@nas/share"
+    jobs.mkdir()
+    (jobs / "night.toml").write_text(
+        f'cron = "0 2 * * *"\nuntil = "06:00"\nmode = "embedding"\ntask = "ingest"\nsources = ["{named}"]\n'
+    )
+    host = Host(tmp_path, {"NIGHTSHIFT_JOBS_DIR": str(jobs)})
+    host.run_json("db", "upgrade")
+    for command in (("jobs",), ("jobs", "check"), ("jobs", "--json"), ("plan",), ("plan", "--json"), ("status",)):
+        done = host.run(*command)
+        assert SECRET not in done.stdout + done.stderr, command
+
+
+@pytest.mark.parametrize("port", ["54x32", "99999"])
+def test_a_database_at_a_port_that_is_none_is_told_without_its_password(tmp_path: Path, port: str) -> None:
+    host = Host(tmp_path, {"NIGHTSHIFT_DATABASE_URL": f"postgresql+psycopg://u:{SECRET}@h:{port}/d"})
+    for command in ("status", "documents", "plan", "run-now"):
+        done = host.run(command)
+        assert (done.returncode != 0 or command == "status", SECRET in done.stdout + done.stderr) == (True, False)
+        assert "Traceback" not in done.stderr

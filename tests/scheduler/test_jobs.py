@@ -151,6 +151,8 @@ def test_until_may_be_written_in_several_ways(tmp_path: Path, written: str, unti
         (NIGHT + "catch_up = true", 'x.toml:4: catch_up: is for a job with task = "ingest"'),
         (NIGHT + 'task = "ingest"\nsources = [\n  "a",\n  3,\n]\n',
          'x.toml:5: sources: should be a list of paths, such as ["/srv/documents"]'),
+        (NIGHT + 'task = "ingest"\nsources = ["smb://u:hunter2@h/share"]',
+         "x.toml:5: sources: should be paths: mount the share, and name the folder where it is mounted"),
         (NIGHT + 'sources = "a"', 'x.toml:4: sources: should be a list of paths, such as ["/srv/documents"]'),
         (NIGHT + "enabled = 1", "x.toml:4: enabled: should be true or false, not 1"),
         (NIGHT + 'on_finish = "leave"', 'x.toml:4: on_finish: should be "return" or "stay", not "leave"'),
