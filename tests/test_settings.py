@@ -230,6 +230,27 @@ class TestErrors:
                 f"data_dir: {tmp_path}/file is not a folder (set in the environment variable NIGHTSHIFT_DATA_DIR)"
             )
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not look")
+    def test_a_data_folder_that_nobody_else_may_look_into(self, tmp_path: Path) -> None:
+        (tmp_path / "mine").mkdir(mode=0o700)
+        (tmp_path / "mine" / "models").mkdir()
+        (tmp_path / "mine" / "models" / "x.gguf").touch()
+        for folder in (tmp_path, *tmp_path.parents[:-2]):
+            folder.chmod(0o755)
+        (tmp_path / "gone").symlink_to("nowhere")
+        os.seteuid(65534)
+        try:
+            told = error(tmp_path, NIGHTSHIFT_DATA_DIR="mine")
+            model = f"{tmp_path}/mine/models/x.gguf"
+            assert loaded(tmp_path, NIGHTSHIFT_EMBEDDING_MODEL=model).settings.embedding.model == model
+        finally:
+            os.seteuid(0)
+        assert told.startswith(f"data_dir: {tmp_path}/mine cannot be looked into: Permission denied; run this as the ")
+        assert "NIGHTSHIFT_DATA_DIR" in told
+        assert error(tmp_path, NIGHTSHIFT_DATA_DIR="gone").startswith(
+            f"data_dir: {tmp_path}/gone is a link to nowhere, which is not there"
+        )
+
     def test_where_a_value_was_set_is_known_to_the_line(self, tmp_path: Path) -> None:
         result = loaded(tmp_path, "\n[embedding]\nmodel = 'x.gguf'", NIGHTSHIFT_PORT="1")
         assert result.place("embedding.model") == "nightshift.toml, line 3"

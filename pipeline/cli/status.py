@@ -35,7 +35,7 @@ from pipeline.cli.status_text import rows_of
 from pipeline.cli.tunings import tuning_as_json
 from pipeline.cli.view import printable
 from pipeline.cli.words import as_called
-from pipeline.core.errors import NightshiftError
+from pipeline.core.errors import NightshiftError, StoreError
 from pipeline.core.modes import Mode, Slot
 from pipeline.core.redaction import redacted
 from pipeline.core.schedule import Hold, desired_mode, next_change, so_far
@@ -123,7 +123,8 @@ def _host(loaded: LoadedSettings) -> tuple[dict[str, Any], Mapping[str, Any] | N
     settings = loaded.settings
     daemon, answer = _daemon(settings)
     host = None if answer is None else answer["host"]
-    owner = owner_of(settings.data_dir)
+    unseen = daemon is not None and daemon["url"] is None
+    owner = None if unseen else owner_of(settings.data_dir)
     said = {
         "daemon": daemon,
         "data_dir": str(settings.data_dir),
@@ -154,10 +155,14 @@ def _disk(data_dir: Path) -> dict[str, Any]:
 
 def _daemon(settings: Settings) -> tuple[dict[str, Any] | None, Mapping[str, Any] | None]:
     """This data folder's daemon, and its `/api/status`. `problem` says why where it does not answer."""
-    daemon = running_daemon(settings)
+    said: dict[str, Any] = {"url": None, "mode": None, "models": None, "problem": None, "started_at": None}
+    try:
+        daemon = running_daemon(settings)
+    except StoreError as error:
+        return said | {"problem": str(error)}, None
     if daemon is None:
         return None, None
-    said: dict[str, Any] = {"url": daemon.url, "mode": None, "models": None, "problem": None, "started_at": None}
+    said["url"] = daemon.url
     try:
         answer = daemon.get("/api/status", patience=DAEMON_SECONDS)
         host = answer["host"]

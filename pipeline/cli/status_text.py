@@ -48,7 +48,7 @@ def _daemon(said: Said, now: dt.datetime) -> Rows:
             what = f"{owner['kind']} is at work there (pid {owner['pid']}, since {owner['since']})"
         yield "daemon", f"none on the data folder {said['data_dir']}: {what}"
     elif daemon["problem"]:
-        yield "daemon", f"{daemon['url']}: {daemon['problem']}"
+        yield "daemon", f"{daemon['url']}: {daemon['problem']}" if daemon["url"] else daemon["problem"]
     else:
         yield "daemon", f"{daemon['url']} (pid {owner['pid'] if owner else '?'}), {_since(daemon['started_at'], now)}"
     problems = [*(said["host"] or {}).get("problems", ()), said["device"]["unused_gpu"]]

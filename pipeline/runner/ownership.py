@@ -73,13 +73,18 @@ def own_host(
 
 
 def owner_of(data_dir: Path, lock: str = HOST) -> Owner | None:
-    """Who holds the host's lock now, or None."""
+    """Who holds the host's lock now, or None. Raises StoreError where that may not be seen."""
     try:
         with (data_dir / "run" / lock).open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return Owner(**json.loads(file.read()))
+    except PermissionError as error:
+        raise StoreError(
+            f"whether a daemon runs cannot be seen: {error.filename}: {error.strerror}; run this as the user whose "
+            "it is, or name another data folder with NIGHTSHIFT_DATA_DIR"
+        ) from error
     except (OSError, ValueError, TypeError):
         return None
     return None

@@ -112,10 +112,18 @@ def _check_text(resolved: Mapping[str, object], given: Mapping[str, Given]) -> N
 
 
 def _check_folder(path: Path, place: str) -> None:
-    """A folder need not be there, but nothing else may be in its place."""
-    there = next(part for part in (path, *path.parents) if part.exists())
-    if not there.is_dir():
-        raise SettingsError("data_dir", f"{there} is not a folder", place)
+    """A folder need not be there, but nothing else may be in its place, and whoever asks may look into it."""
+    another = "or name another folder with NIGHTSHIFT_DATA_DIR"
+    try:
+        if path.is_symlink() and not path.exists():
+            raise SettingsError("data_dir", f"{path} is a link to {path.readlink()}, which is not there", place)
+        there = next(part for part in (path, *path.parents) if part.exists())
+        if not there.is_dir():
+            raise SettingsError("data_dir", f"{there} is not a folder", place)
+        (there / "run").exists()  # takes the right to enter it
+    except OSError as error:
+        problem = f"{path} cannot be looked into: {error.strerror}; run this as the user whose it is, {another}"
+        raise SettingsError("data_dir", problem, place) from error
 
 
 def _resolved(key: str, given: Given, models: Sequence[Path]) -> object:
@@ -146,9 +154,17 @@ def _model(given: Given, folders: Sequence[Path]) -> object:
     if not isinstance(name, str | Path) or not str(name) or str(name).startswith("hf:"):
         return name
     places = [_from(folder, name) for folder in (given.base, *folders)]
-    there = next((place for place in places if place.exists()), None)
+    there = next((place for place in places if _may_be(place)), None)
     looks_like_a_path = str(name).startswith(("/", ".", "~")) or str(name).endswith(".gguf")
     return str(there or (places[0] if looks_like_a_path else name))
+
+
+def _may_be(place: Path) -> bool:
+    """Whether a model is there, or may be where nobody may look: whoever opens it says so."""
+    try:
+        return place.exists()
+    except OSError:
+        return True
 
 
 def _database(url: str, base: Path) -> str:
