@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from pipeline.core.errors import UsageError
 from pipeline.core.globs import PathFilter
 from pipeline.core.kinds import KINDS, is_passed_over, kind_of_name
-from pipeline.ingest.names import real_path, stored_name
+from pipeline.ingest.names import real_path, spelled_out, stored_name
 from pipeline.ingest.watched import Silent, watched
 from pipeline.ingest.work import Place, utc_now
 from pipeline.store import library
@@ -67,7 +67,10 @@ async def _watched_look(path: Path, silence: float, own: Sequence[Path]) -> Name
 def _look_at(path: Path, own: Sequence[Path]) -> Named:
     full = stored_name(os.path.realpath(path))
     if path.exists() and not full.isascii() and not path.samefile(meant := real_path("/", full)):
-        raise UsageError(f"{path}: its name is stored like that of {meant}, which is there too: rename one of the two")
+        raise UsageError(
+            f"{spelled_out(str(path))}: its name is stored like that of {spelled_out(str(meant))}, which is there too: "
+            "rename one of the two"
+        )
     if not path.is_dir():
         return Named(path, full, "file" if path.exists() else "nothing")
     is_own = any(path.samefile(folder) for folder in own if folder.exists())
