@@ -39,6 +39,9 @@ PATIENCE = 10
 LOOK_SECONDS = 1.0
 """Between two looks at how much a server has computed."""
 
+IDLE = 0.05
+"""Processor seconds a second that a server may use though it computes nothing."""
+
 REFUSED_KEY = (401, 403)
 
 CANARY = "The night shift begins when the last lamp in the office goes out."
@@ -71,6 +74,15 @@ class VectorServer(Protocol):
     @property
     def recovers(self) -> bool:
         """Whether it may come to serve without being asked by us: it starts, or it failed and is watched over."""
+        ...
+
+    @property
+    def shows_work(self) -> bool:
+        """Whether `worked` says that it computes: it is ours, and on the processor."""
+        ...
+
+    def worked(self) -> float:
+        """Processor seconds that it has used. Scans all processes."""
         ...
 
     async def while_alive(self, call: Coroutine[Any, Any, T]) -> T:
@@ -169,7 +181,7 @@ class ServerEmbedder:
 
     async def _answer(self, call: Coroutine[Any, Any, T]) -> T:
         """What `call` gives; it is given up when the server dies, or computes nothing for `Timeouts.read` seconds."""
-        if not self._server.told.get("counts"):
+        if not self._shows_progress:
             return await self._server.while_alive(call)
         calling = asyncio.create_task(self._server.while_alive(call), name="ask for vectors")
         self._asking += 1
@@ -192,6 +204,9 @@ class ServerEmbedder:
 
     async def _look_on(self) -> None:
         """Look at what the server has computed, again and again; returns when that has stood still for too long."""
+        if not self._server.told.get("counts"):
+            await self._look_at_its_work()
+            return
         loop = asyncio.get_running_loop()
         since, before = loop.time(), self.computed
         while loop.time() - since < self._timeouts.read:
@@ -205,6 +220,23 @@ class ServerEmbedder:
                 self._seen = self._seen.seen(self._connected_to, stats)
             if self.computed != before:
                 since, before = loop.time(), self.computed
+
+    async def _look_at_its_work(self) -> None:
+        """The same of a server that does not count: it computes as long as it uses the processor."""
+        loop = asyncio.get_running_loop()
+        since = looked = loop.time()
+        before = await asyncio.to_thread(self._server.worked)
+        while loop.time() - since < self._timeouts.read:
+            await asyncio.sleep(min(LOOK_SECONDS, self._timeouts.read / 4))
+            worked, now = await asyncio.to_thread(self._server.worked), loop.time()
+            if worked - before > IDLE * (now - looked):
+                since = now
+            before, looked = worked, now
+
+    @property
+    def _shows_progress(self) -> bool:
+        """Whether it can be seen that the server computes: then no time limits a request."""
+        return bool(self._server.told.get("counts")) or self._server.shows_work
 
     def _checked(self, vectors: Matrix) -> Matrix:
         dimension = self._server.told.get("dimension")
@@ -286,7 +318,7 @@ class ServerEmbedder:
         if self._connected_to != address:
             await self.disconnect()
             self._connected_to = address
-        timed = not server.told.get("counts")
+        timed = not self._shows_progress
         patient = patient and timed
         if patient not in self._clients:
             most = PATIENCE * self._timeouts.total

@@ -81,6 +81,15 @@ class Served(ABC):
         """Of the server and all that it started, for as long as `stop` has not ended."""
         return set()
 
+    @property
+    def shows_work(self) -> bool:
+        """Whether `worked` says that it computes."""
+        return False
+
+    def worked(self) -> float:
+        """Processor seconds that it has used. Scans all processes."""
+        return 0.0
+
     @abstractmethod
     async def prepare(self) -> None:
         """Make the next `start` short. What fails here is logged and costs nothing."""

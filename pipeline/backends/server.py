@@ -8,6 +8,7 @@ and never restarts by itself what has died.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 import structlog
 
 import pipeline
@@ -120,6 +122,20 @@ class ModelServer(Served):
     def pids(self) -> set[int]:
         """Of the server and all that it started, for as long as `stop` has not ended. Scans all processes."""
         return set() if self._child is None else {process.pid for process in self._child.family()}
+
+    @property
+    def shows_work(self) -> bool:
+        """Whether `worked` says that it computes. On a GPU it does not: to wait for one is work of the processor."""
+        return self.device is Device.CPU
+
+    def worked(self) -> float:
+        """Processor seconds of the server and all that it started. Scans all processes."""
+        seconds = 0.0
+        for process in () if self._child is None else self._child.family():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                seconds += times.user + times.system
+        return seconds
 
     async def prepare(self) -> None:
         """Make the next `start` short: the model's file in the page cache, and the program waiting.

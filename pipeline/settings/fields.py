@@ -174,13 +174,13 @@ class EmbeddingSettings(_Section):
     read_timeout: Seconds = Field(
         default=60.0,
         description="Seconds in which the model server computes nothing, after which it counts as hung and is started "
-        "anew. It may take any time while it computes. Of a server that tells no progress (`remote`): seconds without "
-        "an answer.",
+        "anew. It may take any time while it computes. Of a server that shows no progress (`remote`, and `vllm` or "
+        "`llama-server` on a GPU): seconds without an answer.",
     )
     total_timeout: Seconds = Field(
         default=120.0,
         description="Seconds that a server which cannot answer for the moment (429, 5xx, no connection) is asked again "
-        "before a run ends. Of a server that tells no progress: seconds for one request as well, retries included.",
+        "before a run ends. Of a server that shows no progress: seconds for one request as well, retries included.",
     )
     gzip: bool = Field(
         default=False,

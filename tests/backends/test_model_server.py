@@ -22,12 +22,13 @@ import structlog
 
 from benchmarks.tiny_models import tiny_llama
 from pipeline.backends.accelerator import wait_released
+from pipeline.backends.client import Timeouts
 from pipeline.backends.launch import BackendKind, Options, Programs
 from pipeline.backends.models import ModelFile, resolve
 from pipeline.backends.options import EmbeddingOptions, GenerationOptions
 from pipeline.backends.orphans import ChildRegistry
 from pipeline.backends.server import BackendState, ModelServer
-from pipeline.core.errors import BackendDied, BackendStartFailed, ModelError
+from pipeline.core.errors import BackendDied, BackendStartFailed, BackendTimeout, ModelError
 from pipeline.core.modes import Device, Slot
 from tests.backends.conftest import MODEL, ROOT, llama_server_binary
 from tests.backends.test_process import STANDIN, alive, until
@@ -234,6 +235,24 @@ async def test_a_start_in_two_steps(make: Make) -> None:
         assert server.pid == launched
         await server.launch()
         assert state_of(server) is BackendState.READY
+
+
+async def test_a_server_that_does_not_count_is_waited_for_as_long_as_it_works(make: Make) -> None:
+    """Seconds of work, at a server that has one second to show that it works. Then it is halted."""
+    brief = Timeouts(connect=5.0, read=1.0, total=1.0)
+    async with make("llama-server", Slot.EMBEDDING, timeouts=brief) as server:
+        await server.start()
+        vectors = await server.embedder.embed(["the harbour crane lifts containers " * 40] * 20)
+        assert vectors.shape == (20, 384)
+        assert server.worked() > 1.0
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(BackendTimeout, match="computed nothing for 1 s"):
+                await server.embedder.embed(["x"])
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert (await server.embedder.embed(["x"])).shape == (1, 384)
 
 
 async def test_draining_is_a_state_in_which_it_serves(make: Make) -> None:
