@@ -44,7 +44,7 @@ from pipeline.settings import Settings
 from pipeline.store import library, models
 from pipeline.store.bulk import insert_rows, new_ids
 from pipeline.store.database import Database
-from pipeline.store.nearest import quantized, scanning, shelves, sqlite
+from pipeline.store.nearest import quantized, shelves, sqlite
 from pipeline.store.nearest.copies import folder_of
 from pipeline.store.nearest.copying import Copying
 from pipeline.store.tables import ChunkRow, ContentRow, DocumentRow, EmbeddingRow
@@ -95,9 +95,6 @@ def measure(store: Database, model_id: int, questions: Matrix, vectors: Matrix, 
     print(f"{os.cpu_count()} processors seen, {len(os.sched_getaffinity(0))} to use; load {os.getloadavg()[0]:.1f}\n")
     print(f"| {'nearest_chunks, k = 10':44} | p50 ms | p95 ms | processor ms | recall@10 |\n|---|---|---|---|---|")
 
-    def scan(session: Session, question: Matrix, view: View) -> list[tuple[int, float]]:
-        return scanning.nearest(session, question, shelves.chunks(view), view, K)
-
     def read(session: Session, question: Matrix, view: View) -> list[tuple[int, float]]:
         return sqlite.by_numpy(session, question, shelves.chunks(view), K)
 
@@ -109,7 +106,6 @@ def measure(store: Database, model_id: int, questions: Matrix, vectors: Matrix, 
         truth.append({int(place) + 1 for place in np.lexsort((np.arange(len(exact)), -exact))[:K]})
     times.show("bare numpy product in memory (the ceiling)", 1.0)
     ask(store, model_id, questions[:slow], truth, "exact, by numpy out of the database", read)
-    ask(store, model_id, questions, truth, "exact, by sqlite-vec", scan)
     began = time.perf_counter()
     Copying(store, "on").run()
     took = time.perf_counter() - began

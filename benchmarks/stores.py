@@ -43,7 +43,7 @@ from pipeline.store.database import Database, make_engine, upgrade
 from pipeline.store.hnsw import Tending
 from pipeline.store.library import ReadFile
 from pipeline.store.models import Target
-from pipeline.store.nearest import nearest_chunks, quantized, scanning, shelves, sqlite
+from pipeline.store.nearest import nearest_chunks, quantized, shelves, sqlite
 from pipeline.store.nearest.copying import Copying
 from pipeline.store.nearest.qdrant import HOME
 from pipeline.store.qdrant.client import Place
@@ -244,14 +244,10 @@ def _search_sqlite(store: Database, asked: Asked, results: Results) -> None:
     def by_numpy(session: Session, question: Matrix, view: View) -> list[tuple[int, float]]:
         return sqlite.by_numpy(session, question, shelves.chunks(view), K)
 
-    def by_sqlite_vec(session: Session, question: Matrix, view: View) -> list[tuple[int, float]]:
-        return scanning.nearest(session, question, shelves.chunks(view), view, K)
-
     def by_copies(session: Session, question: Matrix, view: View) -> list[tuple[int, float]] | None:
         return quantized.nearest(session, question, view, K)
 
     ask(store, asked, "SQLite, exact, by numpy", by_numpy, results)
-    ask(store, asked, "SQLite, exact, by sqlite-vec", by_sqlite_vec, results)
     began = time.perf_counter()
     Copying(store, "on").run()
     took = time.perf_counter() - began

@@ -24,8 +24,8 @@ BLOCK = 1 << 15
 DEVIATIONS = 6.0
 """Of the rounding of a product, within which it is taken to lie; beyond that is one in 500 million."""
 
-AUTO = 100_000
-"""Vectors from which a copy is made where nothing else is wanted: to search these exactly takes a tenth of a second."""
+AUTO = 20_000
+"""Vectors from which a copy is made where nothing else is wanted: to search as many exactly takes some 40 ms."""
 
 OUTDATED = 0.1
 """Of the vectors in a copy: when so many more could be in it, or are there no more, it is made anew."""

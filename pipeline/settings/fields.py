@@ -423,7 +423,7 @@ class SearchSettings(_Section):
     quantized: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Whether a SQLite database gets quantized copies of its vectors, which make search quicker: `auto` "
-        "from 100,000 vectors of a model on. PostgreSQL has indexes instead.",
+        "from 20,000 vectors of a model on. PostgreSQL has indexes instead.",
     )
     vectors: Literal["database", "qdrant"] = Field(
         default="database",

@@ -26,7 +26,6 @@ from pipeline.core.redaction import redacted
 from pipeline.store.extension import check_extension, ensure_extension
 from pipeline.store.locks import transaction_lock
 from pipeline.store.sqlite_file import OpenFile, advice, open_file, uri_for_reading
-from pipeline.store.sqlite_vec import load_sqlite_vec, offer_sqlite_vec
 from pipeline.store.vector_type import use_vectors
 
 P = ParamSpec("P")
@@ -249,7 +248,6 @@ def _sqlite_engine(url: URL) -> Engine:
         uri = None if url.database.startswith("file:") else uri_for_reading(file)
     except OSError as error:
         raise StoreError(_unusable(url, error)) from error
-    offer_sqlite_vec()
     if uri is None:
         engine = sa.create_engine(url)
     else:
@@ -259,7 +257,6 @@ def _sqlite_engine(url: URL) -> Engine:
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
         # sqlite3 would begin transactions only before some statements, and none before DDL.
         connection.isolation_level = None
-        load_sqlite_vec(connection)
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         if uri is not None:
             return

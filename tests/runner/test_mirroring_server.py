@@ -11,10 +11,11 @@ from pipeline.store import library, models
 from pipeline.store.database import Database
 from pipeline.store.mirror import outbox
 from pipeline.store.models import Target
-from pipeline.store.nearest import nearest_chunks, portable, qdrant
+from pipeline.store.nearest import nearest_chunks, qdrant
 from pipeline.store.qdrant.client import Place
 from pipeline.store.view import Filter, view_of
 from tests.runner.qdrant_server import World, qdrant_server
+from tests.store import portable
 from tests.store.rows import add_target, begin, digest, embed_all, extract_all, register, utc_now
 from tests.store.test_nearest_qdrant import QUESTIONS
 

@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 from pipeline.core.vectors import to_blob
 from pipeline.store.database import Database
 from pipeline.store.hnsw import Tending, is_ready
-from pipeline.store.nearest import nearest_chunks, nearest_documents, portable
+from pipeline.store.nearest import nearest_chunks, nearest_documents
 from pipeline.store.nearest.postgres import FEW, FEW_CONTENTS, by_index, is_small
 from pipeline.store.tables import DocumentRow, EmbeddingRow
 from pipeline.store.vector_type import Sent, to_sent
 from pipeline.store.view import Filter, view_of
 from tests.conftest import make_database
+from tests.store import portable
 from tests.store.filled import add_documents, add_model, clustered
 
 DIMENSION = 24

@@ -18,10 +18,11 @@ from pipeline.store import library, queue
 from pipeline.store.database import Database
 from pipeline.store.mirror.outbox import ContentKey
 from pipeline.store.models import Target
-from pipeline.store.nearest import nearest_chunks, portable, qdrant
+from pipeline.store.nearest import nearest_chunks, qdrant
 from pipeline.store.qdrant.client import Place
 from pipeline.store.tables import EmbeddingRow
 from pipeline.store.view import Filter, view_of
+from tests.store import portable
 from tests.store.rows import DIMENSION, add_target, begin, extracted, register, utc_now
 
 FEW, DOCUMENTS, CHUNKS = 10, 60, 12

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import shutil
 import signal
 import subprocess
@@ -27,10 +26,9 @@ from pipeline.core.quantized import Wanted
 from pipeline.core.vectors import normalise, to_blob
 from pipeline.store import bulk, models
 from pipeline.store.database import Database
-from pipeline.store.nearest import nearest_chunks, nearest_documents, portable, quantized, scanning, shelves, sqlite
+from pipeline.store.nearest import nearest_chunks, nearest_documents, quantized, shelves, sqlite
 from pipeline.store.nearest.copies import HEADING_BYTES, folder_of, open_copy, path_of
 from pipeline.store.nearest.copying import Copied, Copying, Held, coverable, delete_copies, held_copies
-from pipeline.store.sqlite_vec import has_sqlite_vec
 from pipeline.store.tables import (
     ChunkRow,
     ContentEmbeddingRow,
@@ -41,6 +39,7 @@ from pipeline.store.tables import (
     SourceRow,
 )
 from pipeline.store.view import Filter, View, view_of
+from tests.store import portable
 
 Vectors = NDArray[np.float32]
 Found = list[tuple[int, float]]
@@ -155,7 +154,6 @@ def activate(session: Session, model_id: int) -> None:
 def everywhere(session: Session, question: Vectors, view: View, k: int) -> dict[str, Found]:
     """What each way finds."""
     found = {
-        "sqlite-vec": scanning.nearest(session, question, shelves.chunks(view), view, k),
         "numpy": sqlite.by_numpy(session, question, shelves.chunks(view), k),
         "numpy, looked up": sqlite.by_numpy(session, question, shelves.chunks_by_contents(view), k),
         "whatever is quickest": nearest_chunks(session, question, view, k),
@@ -196,23 +194,6 @@ def test_every_way_finds_the_same(
                     assert found == expected, way
                 documents = portable.nearest_documents(session, asked, view, k)
                 assert nearest_documents(session, asked, view, k) == documents
-                shelf = shelves.documents(view)
-                assert scanning.nearest(session, asked, shelf, view, k) == documents
-
-
-def test_several_connections_find_what_one_does(store: Database) -> None:
-    random = np.random.default_rng(1)
-    with store.begin() as session:
-        model = add_model(session, "m", 16)
-        add_documents(session, model, some_vectors(random, 400, 16), spaced=300)
-        activate(session, model)
-    with store.snapshot() as session:
-        view, question = view_of(session, model), some_vectors(random, 1, 16)[0]
-        connection = session.connection()
-        first, last = shelves.bounds(connection, EmbeddingRow.chunk_id)
-        assert last - first > 2 * scanning.ROWS_A_CONNECTION  # enough for a second one
-        found = scanning.nearest(session, question, shelves.chunks(view), view, 7)
-        assert found == portable.nearest_chunks(session, question, view, 7)
 
 
 def test_a_transaction_finds_what_it_sees_whatever_others_commit(store: Database) -> None:
@@ -229,10 +210,10 @@ def test_a_transaction_finds_what_it_sees_whatever_others_commit(store: Database
         with store.begin() as writing:  # the best is gone for others, and there is a better one
             remove(writing, 1)
             add_documents(writing, model, vectors[:1])
-        assert scanning.nearest(session, vectors[0], shelves.chunks(view), view, 7) == expected
+        assert nearest_chunks(session, vectors[0], view, 7) == expected
     with store.begin() as session:
         more = add_documents(session, model, vectors[:1])
-        found = scanning.nearest(session, vectors[0], shelves.chunks(view), view, 7)
+        found = nearest_chunks(session, vectors[0], view, 7)
         assert more[0] in [number for number, _ in found]  # its own, not committed
 
 
@@ -262,7 +243,7 @@ def test_what_is_not_in_view_hides_nothing_that_is(store: Database) -> None:
         for question in vectors[:2]:
             expected = portable.nearest_chunks(session, question, view, 10)
             assert len(expected) == 10
-            assert scanning.nearest(session, question, shelves.chunks(view), view, 10) == expected
+            assert nearest_chunks(session, question, view, 10) == expected
 
 
 BROKEN = {
@@ -311,58 +292,18 @@ def test_a_broken_vector_costs_only_itself(store: Database, broken: str, bad: in
     assert "verify --repair" in line["event"]
 
 
-def test_sqlite_vec_is_there_and_used(store: Database) -> None:
-    pytest.importorskip("sqlite_vec")
+def test_a_search_tells_how_it_went(store: Database) -> None:
     with store.begin() as session:
         model = add_model(session, "m", 8)
         vectors = some_vectors(np.random.default_rng(4), 20, 8)
         add_documents(session, model, vectors)
         activate(session, model)
-    with store.snapshot() as session:
-        told: list[str] = []
-        nearest_chunks(session, vectors[0], view_of(session, model), 3, told=told)
-        driver = session.connection().connection.driver_connection
-        assert driver is not None
-        assert told == ["exact, by sqlite-vec"] if has_sqlite_vec(driver) else ["exact, by numpy"]
-    copied(store)
-    with store.snapshot() as session:
-        told.clear()
-        nearest_chunks(session, vectors[0], view_of(session, model), 3, told=told)
-        assert told == ["by quantized copies, scores from the vectors"]
-
-
-WITHOUT = """
-import sys
-if sys.argv[3] == "not installed":
-    sys.modules["sqlite_vec"] = None
-from pipeline.store.database import Database
-from pipeline.store.nearest import nearest_chunks
-from pipeline.store.view import view_of
-import numpy as np
-with Database.open(sys.argv[1]) as store, store.snapshot() as session:
-    told = []
-    found = nearest_chunks(session, np.load(sys.argv[2]), view_of(session, 1), 5, told=told)
-    print(told[0], [(number, float(score)) for number, score in found], sep="\\n")
-"""
-
-
-@pytest.mark.parametrize("what", ["not installed", "not a library"])
-def test_without_sqlite_vec_the_same_is_found(store: Database, tmp_path: Path, what: str) -> None:
-    with store.begin() as session:
-        model = add_model(session, "m", 8)
-        vectors = some_vectors(np.random.default_rng(4), 50, 8)
-        add_documents(session, model, vectors)
-        activate(session, model)
-        expected = nearest_chunks(session, vectors[3], view_of(session, model), 5)
-    np.save(tmp_path / "question.npy", vectors[3])
-    package = tmp_path / "packages" / "sqlite_vec"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "vec0.so").write_text("not one for this system")
-    environment = os.environ | {"PYTHONPATH": f"{package.parent}{os.pathsep}{Path(__file__).parents[2]}"}
-    command = [sys.executable, "-c", WITHOUT, str(store.engine.url), str(tmp_path / "question.npy"), what]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.splitlines() == ["exact, by numpy", str([(n, float(score)) for n, score in expected])]
+    for how in ("exact, by numpy", "by quantized copies, scores from the vectors"):
+        with store.snapshot() as session:
+            told: list[str] = []
+            nearest_chunks(session, vectors[0], view_of(session, model), 3, told=told)
+            assert told == [how]
+        copied(store)
 
 
 def test_what_is_narrow_is_looked_up(store: Database) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from pipeline.core.vectors import TopK
 from pipeline.store.nearest.comparing import take_in
-from pipeline.store.tables import ChunkRow, ContentEmbeddingRow, ContentRow, EmbeddingRow
+from pipeline.store.tables import ChunkRow, ContentEmbeddingRow, EmbeddingRow
 from pipeline.store.view import View, listed_ids, searched_contents
 
 BLOCK = 4096
@@ -28,16 +28,11 @@ Conditions = Sequence[sa.ColumnElement[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """A table of vectors of `dimension` numbers, and which of its rows are in view.
-
-    about: conditions that let a few more through, and take less to find out; None where there are none.
-    """
+    """A table of vectors, and which of its rows are in view."""
 
     row_id: InstrumentedAttribute[int]
     vector: InstrumentedAttribute[bytes]
-    dimension: int
     in_view: Conditions = field(repr=False)
-    about: Conditions | None = field(default=None, repr=False)
 
     def rows(self) -> sa.Select[int, bytes]:
         """The ids and vectors that are in view."""
@@ -47,28 +42,19 @@ class Shelf:
 def chunks(view: View) -> Shelf:
     """The vectors of chunks."""
     mine, seen = EmbeddingRow.model_id == view.model_id, EmbeddingRow.content_id.in_(searched_contents(view))
-    about = (mine,) if view.active and view.filter.wants_all else None
-    return Shelf(EmbeddingRow.chunk_id, EmbeddingRow.vector, view.dimension, (mine, seen), about)
+    return Shelf(EmbeddingRow.chunk_id, EmbeddingRow.vector, (mine, seen))
 
 
 def chunks_by_contents(view: View) -> Shelf:
     """The same, found by what is in view and not by a look at every row."""
     listed = sa.select(ChunkRow.id).where(ChunkRow.content_id.in_(searched_contents(view)))
-    return Shelf(EmbeddingRow.chunk_id, EmbeddingRow.vector, view.dimension, (EmbeddingRow.chunk_id.in_(listed),))
-
-
-def seen_chunks(view: View, chunk_ids: NDArray[np.int64]) -> sa.Select[int]:
-    """Those of these chunks that are in view, of which they have to be few."""
-    some = EmbeddingRow.chunk_id.in_(listed(chunk_ids))
-    contents = ContentRow.id.in_(sa.select(EmbeddingRow.content_id).where(some))
-    seen = EmbeddingRow.content_id.in_(searched_contents(view).where(contents))
-    return sa.select(EmbeddingRow.chunk_id).where(some, EmbeddingRow.model_id == view.model_id, seen)
+    return Shelf(EmbeddingRow.chunk_id, EmbeddingRow.vector, (EmbeddingRow.chunk_id.in_(listed),))
 
 
 def documents(view: View) -> Shelf:
     """The vectors of documents, by their contents."""
     own = ContentEmbeddingRow.content_id
-    return Shelf(own, ContentEmbeddingRow.vector, view.dimension, (own.in_(searched_contents(view)),))
+    return Shelf(own, ContentEmbeddingRow.vector, (own.in_(searched_contents(view)),))
 
 
 def compare(connection: Connection, rows: sa.Select[int, bytes], question: NDArray[np.float32], best: TopK) -> None:
@@ -95,10 +81,3 @@ def raw(connection: Connection, rows: sa.Executable) -> Generator[Sequence[tuple
 def listed(ids: NDArray[np.int64]) -> sa.Select[int]:
     """Numbers as a table, in one parameter."""
     return listed_ids(json.dumps(ids.tolist()))
-
-
-def bounds(connection: Connection, row_id: InstrumentedAttribute[int]) -> tuple[int, int]:
-    """The first and the last id of a table; 1 and 0 where it is empty."""
-    # One query for both would look at every row.
-    first, last = (connection.scalar(sa.select(end(row_id))) for end in (sa.func.min, sa.func.max))
-    return (1, 0) if first is None or last is None else (first, last)

@@ -1,4 +1,4 @@
-"""Search on SQLite: by a quantized copy, by sqlite-vec, or by numpy, whichever is there and quickest."""
+"""Search on SQLite: by a quantized copy where there is one, else exactly by numpy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from pipeline.core.vectors import TopK
-from pipeline.store.nearest import quantized, scanning, shelves
+from pipeline.store.nearest import quantized, shelves
 from pipeline.store.nearest.shelves import Shelf, compare
-from pipeline.store.sqlite_vec import has_sqlite_vec
 from pipeline.store.tables import ContentRow, ModelRow
 from pipeline.store.view import View, searched_contents
+
+EXACT = "exact, by numpy"
 
 FEW = 10_000
 """Chunks in view up to which all are compared."""
@@ -35,20 +36,20 @@ def nearest_chunks(
             return _tell(told, "by quantized copies, scores from the vectors", found)
     if seen is None and _has_other_models(connection):
         seen = _seen_chunks(connection, view)
-    if seen is not None and is_selective(seen, _all_chunks(connection)):
-        return _tell(told, "exact, by numpy", by_numpy(session, question, shelves.chunks_by_contents(view), k))
-    return _exact(session, question, shelves.chunks(view), view, k, told)
+    narrow = seen is not None and is_selective(seen, _all_chunks(connection))
+    shelf = shelves.chunks_by_contents(view) if narrow else shelves.chunks(view)
+    return _tell(told, EXACT, by_numpy(session, question, shelf, k))
 
 
 def nearest_documents(
     session: Session, question: NDArray[np.float32], view: View, k: int, *, told: list[str] | None = None
 ) -> list[tuple[int, float]]:
     """As `nearest.nearest_documents`."""
-    return _exact(session, question, shelves.documents(view), view, k, told)
+    return _tell(told, EXACT, by_numpy(session, question, shelves.documents(view), k))
 
 
 def by_numpy(session: Session, question: NDArray[np.float32], shelf: Shelf, k: int) -> list[tuple[int, float]]:
-    """The `k` rows in view nearest to `question`, as `portable` finds them."""
+    """The `k` rows in view nearest to `question`, by a look at each of their vectors."""
     best = TopK(k)
     compare(session.connection(), shelf.rows(), question, best)
     return best.result()
@@ -57,15 +58,6 @@ def by_numpy(session: Session, question: NDArray[np.float32], shelf: Shelf, k: i
 def is_selective(seen: int, everything: int) -> bool:
     """Whether to look the vectors in view up, rather than to pass over everything. Both in chunks."""
     return seen * LOOKED_UP <= everything
-
-
-def _exact(
-    session: Session, question: NDArray[np.float32], shelf: Shelf, view: View, k: int, told: list[str] | None
-) -> list[tuple[int, float]]:
-    driver = session.connection().connection.driver_connection
-    if driver is None or not has_sqlite_vec(driver):
-        return _tell(told, "exact, by numpy", by_numpy(session, question, shelf, k))
-    return _tell(told, "exact, by sqlite-vec", scanning.nearest(session, question, shelf, view, k))
 
 
 def _seen_chunks(connection: Connection, view: View) -> int:

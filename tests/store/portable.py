@@ -1,4 +1,4 @@
-"""Exact search by numpy, over vectors that are read in blocks, so that memory does not grow with the index."""
+"""Exact search in the plainest way: the reference that every way of the program is compared with."""
 
 from __future__ import annotations
 
