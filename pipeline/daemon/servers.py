@@ -110,6 +110,14 @@ class SlotServer:
         """One token or one vector."""
         await self.model.canary()
 
+    def begin_drain(self) -> None:
+        """Nothing new comes."""
+        self.model.begin_drain()
+
+    def end_drain(self) -> None:
+        """New requests come again."""
+        self.model.end_drain()
+
     async def stop(self) -> None:
         """End it and all its processes."""
         await self.model.stop()

@@ -69,6 +69,14 @@ class Server(Protocol):
         """Prove that it is of use. Raises a NightshiftError."""
         ...
 
+    def begin_drain(self) -> None:
+        """Note that what is in flight ends and nothing new comes; `end_drain` takes it back."""
+        ...
+
+    def end_drain(self) -> None:
+        """Note that new requests come again. Nothing, where it does not drain."""
+        ...
+
     async def stop(self) -> None:
         """End it and all its processes; returns when they are gone."""
         ...
@@ -235,16 +243,22 @@ class Switcher:
                     self._admission.set_gate(slot, Gate.SOON)
                 elif slot in stops:
                     self._admission.set_gate(slot, Gate.CLOSED)
+        draining = [self.servers[slot] for slot in stops]
         try:
             async with self._phase(record, "drain"):
+                for server in draining:
+                    server.begin_drain()
                 await self._drain(stops, drain, record)
             async with self._phase(record, "stop"):
                 await self._stop(stops)
             async with self._phase(record, "release"):
                 await self._prove_release()
             record.memory_after = await self._memory.used()
-        except (SwitchDeferred, ReleaseFailed):
-            self._open()
+        except BaseException as error:
+            for server in draining:
+                server.end_drain()
+            if isinstance(error, (SwitchDeferred, ReleaseFailed)):
+                self._open()
             raise
         try:
             await self._start(record, starts)

@@ -24,12 +24,19 @@ class FakeServer:
     died: asyncio.Event = field(default_factory=asyncio.Event)
     pid: int | None = None
     prepared: bool = False
+    drains: bool = False
 
     def pids(self) -> set[int]:
         return set() if self.pid is None else {self.pid}
 
     def describe_death(self) -> str:
         return "it was killed"
+
+    def begin_drain(self) -> None:
+        self.drains = True
+
+    def end_drain(self) -> None:
+        self.drains = False
 
     async def prepare(self) -> None:
         self.host.say("prepare", self)

@@ -94,6 +94,8 @@ async def test_requests_under_way_are_waited_for() -> None:
     await asyncio.sleep(0.02)
     assert not switch.done()
     assert "stop generation on gpu" not in host.log
+    (server,) = host.running
+    assert server.drains
     with pytest.raises(NotServing):  # closed before the drain: steady traffic cannot starve it
         await host.admission.reserve(G)
     held.release()
@@ -136,6 +138,7 @@ async def test_a_deferred_switch_changes_nothing() -> None:
     with pytest.raises(SwitchDeferred):
         await host.switcher.switch(Mode.EMBEDDING, "schedule", drain=DrainPolicy("defer"))
     assert (host.switcher.mode, host.last.outcome) == (Mode.GENERATION, "deferred")
+    assert [server.drains for server in host.running] == [False]
     (await host.admission.reserve(G)).release()
     with pytest.raises(NotServing):
         await host.admission.reserve(E)
