@@ -184,3 +184,10 @@ def test_the_first_day_s_requests_are_ones_that_the_daemon_takes(tmp_path: Path)
         answering.join()
     assert asked == ["/v1/chat/completions"]
     assert printed.getvalue() == "좋은 아침이에요\n"
+
+
+def test_the_page_of_commands_has_each_of_them() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    listed = {words.split()[0] for words in re.findall(r"`([a-z][^`]*)`", page.partition("\n\nEach takes")[0])}
+    assert set(commands.commands) <= listed
+    assert all(f"`db {name}" in page for name in ("upgrade", "backup", "restore", "index"))
