@@ -121,7 +121,7 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     if analyze is None:
         pytest.skip("systemd-analyze is not installed")
     # It looks for the program and the documentation too, which are where the unit says on a real host only.
-    text = re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={sys.executable}", UNIT.read_text())
+    text = re.sub(r"(?m)^ExecStart=\S+", f'ExecStart="{sys.executable}"', UNIT.read_text())
     copy = tmp_path / "nightshift.service"
     copy.write_text(text)
     verified = subprocess.run([analyze, "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False)

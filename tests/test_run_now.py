@@ -22,6 +22,7 @@ from tests.runs import ROOT, SMALL_CHUNKS, Host, children, kill_and_reap, rows, 
 
 INBOX = ROOT / "data" / "inbox"
 MODEL = ROOT / "data" / "models" / "all-MiniLM-L6-v2-F16.gguf"
+PYTHON = shlex.quote(sys.executable)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_a_source_that_vanished_or_emptied_deletes_nothing(host: Host) -> None:
     assert f"-m pipeline documents forget {docs}`\nWhat is there: 2 of 2 documents embedded" in gone.stdout
     one = host.run("run-now", str(path))
     assert one.returncode == 2
-    assert f"still in the index; if it is gone for good: `{sys.executable} -m pipeline documents forget" in one.stderr
+    assert f"still in the index; if it is gone for good: `{PYTHON} -m pipeline documents forget" in one.stderr
     docs.mkdir()
     emptied = host.run("run-now", str(docs), "--json")
     assert emptied.returncode == 1
@@ -292,7 +293,7 @@ def test_search_and_status_of_nothing_say_what_to_do(host: Host) -> None:
     address = f"sqlite:///{host.database}"
     for command in (["search", "anything"], ["status"], ["documents"]):
         said = host.run(*command)
-        assert said.stdout.startswith(f"There is no database at {address} yet: `{sys.executable} -m pipeline run-now`")
+        assert said.stdout.startswith(f"There is no database at {address} yet: `{PYTHON} -m pipeline run-now`")
         assert said.returncode == 0
     assert host.run_json("search", "anything")["results"] == []
     status = host.run_json("status")
@@ -304,7 +305,7 @@ def test_search_and_status_of_nothing_say_what_to_do(host: Host) -> None:
 def test_the_inbox_is_made_and_looked_at(host: Host) -> None:
     inbox = host.data_dir / "inbox"
     assert host.run_json("status")["never_looked_at"] == host.run_json("plan")["never_looked_at"] == [str(inbox)]
-    assert f"{inbox}: never looked at; `{sys.executable} -m pipeline run-now {inbox}` looks" in host.run("plan").stdout
+    assert f"{inbox}: never looked at; `{PYTHON} -m pipeline run-now {inbox}` looks" in host.run("plan").stdout
     said = host.run("run-now")
     assert said.returncode == 0, said
     assert f"put PDF or DOCX files into {inbox}" in said.stdout
@@ -549,7 +550,7 @@ def test_a_server_database_is_upgraded_by_its_command_and_then_used(host: Host, 
     add(host, "one.pdf")
     refused = host.run("run-now", str(docs), "--database", new_postgres_url)
     assert refused.returncode == 1
-    assert f"run `{sys.executable} -m pipeline db upgrade`" in refused.stderr
+    assert f"run `{PYTHON} -m pipeline db upgrade`" in refused.stderr
     upgraded = host.run("db", "upgrade", "--database", new_postgres_url)
     assert "upgraded from no tables to revision" in upgraded.stdout
     report = host.run_json("run-now", str(docs), "--database", new_postgres_url)

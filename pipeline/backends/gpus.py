@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def unused_gpu(libraries_in: Path | None = None) -> str | None:
 
     return (
         f"{gpu.described} is here, but llama.cpp was built without it and computes on the processor. To build it again:"
-        f" `{gpu.arguments} {sys.executable} -m pip install --force-reinstall --no-deps --no-cache-dir "
+        f" `{gpu.arguments} {shlex.quote(sys.executable)} -m pip install --force-reinstall --no-deps --no-cache-dir "
         f"llama-cpp-python=={version('llama-cpp-python')}`. {gpu.needs}"
     )
 
@@ -121,7 +122,8 @@ def unused_by_server(program: Path, devices: Sequence[str]) -> str | None:
         return None
     return (
         f"{gpu.described} is here, but llama-server ({program}) was built without it and computes on the processor. "
-        f"To build it again: `{gpu.arguments} {sys.executable} scripts/build_llama_server.py --force`. {gpu.needs}"
+        f"To build it again: `{gpu.arguments} {shlex.quote(sys.executable)} scripts/build_llama_server.py --force`. "
+        f"{gpu.needs}"
     )
 
 

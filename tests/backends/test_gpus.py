@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,7 @@ GPU1:
 \tdeviceName         = Intel(R) Arc(tm) A770
 """
 ONLY_DRAWS = ARC.partition("GPU1")[0]
+PYTHON = shlex.quote(sys.executable)
 CUDA = 'CMAKE_ARGS="-DGGML_CUDA=on"'
 
 
@@ -130,7 +132,7 @@ def test_a_gpu_that_llama_cpp_was_built_without_is_named_with_the_remedy(program
     said = unused_gpu(libraries)
     assert said is not None
     assert said.startswith("an NVIDIA GPU (NVIDIA H200) is here, but llama.cpp was built without it")
-    assert f"`{CUDA} {sys.executable} -m pip install --force-reinstall --no-deps --no-cache-dir llama-cpp" in said
+    assert f"`{CUDA} {PYTHON} -m pip install --force-reinstall --no-deps --no-cache-dir llama-cpp" in said
     assert said.endswith("That needs NVIDIA's CUDA toolkit (nvcc), which is not on the PATH.")
     programs.add("nvcc", "")
     assert (unused_gpu(libraries) or "").endswith("which is on the PATH.")
@@ -146,7 +148,7 @@ def test_a_llama_server_without_a_device_is_named_too(programs: Programs) -> Non
     programs.add("llama-server", "Available devices:")
     assert server_devices(program) == []
     said = unused_by_server(program, [])
-    assert f"{CUDA} {sys.executable} scripts/build_llama_server.py --force" in (said or "")
+    assert f"{CUDA} {PYTHON} scripts/build_llama_server.py --force" in (said or "")
 
 
 def test_a_build_in_words() -> None:
@@ -180,7 +182,10 @@ def test_make_looks_before_it_installs(tmp_path: Path, arguments: str) -> None:
     planned = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert 0 < planned.index("-m pipeline.backends.gpus") < planned.index("--editable .")
     # What pip kept of an earlier build may be for another device.
-    assert ("install --no-cache-dir --editable ." in planned) == bool(arguments)
+    assert ("install --no-cache-dir --require-hashes" in planned) == bool(arguments)
+    newest = subprocess.run([*command, "LOCKED="], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert ("install --no-cache-dir --upgrade" in newest) == bool(arguments)
+    assert "--require-hashes" not in newest
 
 
 def test_the_readme_has_the_line() -> None:
