@@ -72,6 +72,8 @@ def sequences(*firsts_and_lengths: tuple[int, int]) -> list[Tokens]:
 async def hold(dispatcher: Dispatcher, context: StandIn) -> asyncio.Task[Matrix]:
     """Keep the context busy with a request of its own until the gate opens."""
     context.gate.clear()
+    while context.entered.acquire(blocking=False):  # by requests before this one
+        pass
     task = asyncio.create_task(dispatcher.embed(sequences((0, 1))))
     assert await asyncio.to_thread(context.entered.acquire, timeout=5)
     return task
